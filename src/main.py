@@ -1,0 +1,47 @@
+"""The component's entrypoint, started by the recipe in the component's work folder."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+# The artifact is read-only: without this the program would be compiled anew at every start, and so would the
+# SDK where it came with the system.
+sys.pycache_prefix = str(Path.cwd() / "pycache")
+
+from tunnel_agent.agent import Agent  # noqa: E402
+from tunnel_agent.events import ChildEnded, StopRequested  # noqa: E402
+from tunnel_agent.logs import ComponentLog, Secrets  # noqa: E402
+from tunnel_agent.nucleus import Nucleus  # noqa: E402
+
+_SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
+_TOKEN = "SVCUID"  # noqa: S105 - the variable's name
+_THING = "AWS_IOT_THING_NAME"
+
+
+def main() -> int:
+    """Run the component; returns its exit code."""
+    secrets = Secrets()
+    log = ComponentLog(secrets)
+    log.install()
+    try:
+        missing = [name for name in (_SOCKET, _TOKEN, _THING) if not os.environ.get(name)]
+        if missing:
+            logging.error("%s is not set: this program is to be started by a Greengrass nucleus", missing[0])
+            return 1
+        secrets.add(os.environ[_TOKEN], os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", ""))
+        agent = Agent(log, Path(__file__).resolve().parents[1], Path.cwd(), os.environ)
+        signal.signal(signal.SIGCHLD, lambda *_: agent.post(ChildEnded()))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: agent.post(StopRequested(signal.Signals(number).name)))
+        nucleus = Nucleus(os.environ[_SOCKET], os.environ[_TOKEN], os.environ[_THING], agent.post)
+        return agent.run(nucleus)
+    finally:
+        log.drain(0.5)
+
+
+if __name__ == "__main__":
+    # Not sys.exit: that would wait for threads of the SDK, which may hang.
+    code = main()
+    os._exit(code)

@@ -1,0 +1,402 @@
+"""The event loop: the one place that decides. All state of the component is here, on the main thread.
+
+Other threads (the session with the nucleus, the SDK's callbacks, the output pumps, the search for a
+localproxy) and signal handlers only post events. So there are no locks, nothing holds up the IPC, and every
+process is started by the thread that lives as long as the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional, Union
+
+from tunnel_agent import events, launch
+from tunnel_agent.backoff import Backoff
+from tunnel_agent.config import Configuration, ConfigurationError
+from tunnel_agent.deployments import Deferral
+from tunnel_agent.logs import ComponentLog
+from tunnel_agent.notification import Notification, NotificationError
+from tunnel_agent.nucleus import Nucleus
+from tunnel_agent.search import Found, NoLocalproxyError, find
+from tunnel_agent.status import status_event
+from tunnel_agent.tunnel import Launch, StartError, Tunnel
+from tunnel_agent.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+# Updates come as one event for each changed key: they are read once, this long (seconds) after the first.
+_BURST_SECONDS = 0.2
+# An access token is good for as long as its tunnel, which is 12 hours at most (seconds).
+_REMEMBERED_SECONDS = 12 * 3600.0
+_START_TRIES = 6  # of a tunnel on a device that is short of something: about half a minute
+_STOP_SECONDS = 3.0  # more than the grace of the tunnels, less than until the nucleus's SIGKILL
+_STATUS_SECONDS = 0.3  # for the last status events
+
+
+@dataclass
+class _Attempt:
+    """A valid notification that waits to be served: for the configuration, or for the device to recover."""
+
+    notification: Notification
+    due: float = 0.0
+    tries: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 16.0))
+
+
+class Agent:
+    """The component.
+
+    Args:
+        log: the component log.
+        artifact: the unpacked artifact's folder.
+        work: the component's work folder.
+        environment: the component's own environment.
+    """
+
+    def __init__(self, log: ComponentLog, artifact: Path, work: Path, environment: Mapping[str, str]) -> None:
+        self._log = log
+        self._artifact = artifact
+        self._work = work
+        self._environment = environment
+        self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        self._nucleus: Nucleus
+        self._watchdog = Watchdog()
+        # Configuration: the one that applies, what the nucleus said last, what is being found out.
+        self._configuration: Optional[Configuration] = None
+        self._localproxy: launch.Localproxy
+        self._last_read: object = None
+        self._read_at: Optional[float] = None
+        self._reading = True
+        self._searching_for: Optional[Configuration] = None
+        # Tunnels.
+        self._attempts: list[_Attempt] = []
+        self._tunnels: dict[int, Tunnel] = {}
+        self._last_number = 0
+        self._served: dict[bytes, float] = {}  # digest to monotonic seconds
+        self._deferral = Deferral()
+        # The end.
+        self._stop_by: Optional[float] = None
+        self._exit_code = 0
+
+    def post(self, event: events.Event) -> None:
+        """Tell the agent of something; from any thread or signal handler, never waits."""
+        self._events.put(event)
+
+    def run(self, nucleus: Nucleus) -> int:
+        """Serve until something ends it; returns the exit code."""
+        self._nucleus = nucleus
+        nucleus.start()
+        self._watchdog.start()
+        while self._stop_by is None or (self._tunnels and time.monotonic() < self._stop_by):
+            try:
+                self._step()
+            except Exception:
+                logger.exception("an unexpected error; the component goes on")
+        self._watchdog.stop()
+        nucleus.finish(_STATUS_SECONDS)
+        return self._exit_code
+
+    def _step(self) -> None:
+        try:
+            wait = max(0.0, self._next_deadline() - time.monotonic())
+            event = self._events.get(timeout=min(wait, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            pass
+        else:
+            self._handle(event)
+        self._on_time(time.monotonic())
+
+    def _next_deadline(self) -> float:
+        deadlines = [tunnel.next_deadline for tunnel in self._tunnels.values()]
+        deadlines += [] if self._configuring else [attempt.due for attempt in self._attempts]
+        deadlines += [moment for moment in (self._read_at, self._stop_by) if moment is not None]
+        return min(deadlines, default=float("inf"))
+
+    def _handle(self, event: events.Event) -> None:
+        if isinstance(event, events.NotificationArrived):
+            self._on_notification(event.payload)
+        elif isinstance(event, (events.TunnelConnected, events.TunnelRejected, events.OutputEnded)):
+            self._on_output(event)
+        elif isinstance(event, events.ChildEnded):
+            self._watchdog.restart_if_ended()
+            for tunnel in self._tunnels.values():
+                tunnel.observe()
+        elif isinstance(event, events.ConfigurationChanged):
+            if self._read_at is None:
+                self._read_at = time.monotonic() + _BURST_SECONDS
+        elif isinstance(event, events.ConfigurationRead):
+            self._on_configuration(event.value)
+        elif isinstance(event, events.ConfigurationUnread):
+            self._reading = False
+        elif isinstance(event, events.LocalproxyFound):
+            self._on_localproxy(event.configuration, event.result)
+        elif isinstance(event, events.UpdatePlanned):
+            self._on_update(event.deployment)
+        elif isinstance(event, events.UpdateOver):
+            self._deferral.over()
+        elif isinstance(event, events.NucleusLost):
+            self._stop(1, event.reason)
+        else:
+            self._stop(0, f"stopping on {event.signal_name}")
+
+    def _on_time(self, now: float) -> None:
+        if self._read_at is not None and now >= self._read_at:
+            self._read_at = None
+            self._reading = True
+            self._nucleus.read_configuration()
+        for tunnel in self._tunnels.values():
+            tunnel.on_time(now)
+        for tunnel in [tunnel for tunnel in self._tunnels.values() if tunnel.ended]:
+            self._on_ended(tunnel)
+        if not self._configuring:
+            for attempt in [attempt for attempt in self._attempts if attempt.due <= now]:
+                self._attempts.remove(attempt)
+                self._serve(attempt)
+
+    # Configuration.
+
+    @property
+    def _configuring(self) -> bool:
+        """Whether notifications have to wait, as the configuration to serve them by is being found out."""
+        return (
+            self._configuration is None
+            or self._reading
+            or self._read_at is not None
+            or self._searching_for is not None
+        )
+
+    def _on_configuration(self, value: object) -> None:
+        self._reading = False
+        current = self._configuration
+        if current is not None and value == self._last_read:
+            return
+        self._last_read = value
+        try:
+            configuration = Configuration.parse(value)
+        except ConfigurationError as error:
+            if current is None:
+                self._stop(1, str(error))
+            else:
+                logger.error("the update is refused, the configuration stays as it was: %s", error)
+            return
+        if current is None:
+            # The search may take a while; what arrives in the meantime waits.
+            self._subscribe(configuration)
+        if (
+            current is None
+            or current.localproxy_path != configuration.localproxy_path
+            or current.distribution != configuration.distribution
+        ):
+            self._search(configuration)
+        else:
+            self._searching_for = None
+            self._apply(configuration)
+
+    def _search(self, configuration: Configuration) -> None:
+        self._searching_for = configuration
+
+        def run() -> None:
+            result: Union[Found, str]
+            try:
+                result = find(
+                    configuration.localproxy_path, configuration.distribution, self._artifact, self._work
+                )
+            except NoLocalproxyError as error:
+                result = str(error)
+            except Exception as error:
+                logger.exception("the search for a localproxy broke off")
+                result = f"the search for a localproxy broke off: {error}"
+            self.post(events.LocalproxyFound(configuration, result))
+
+        threading.Thread(target=run, name="search", daemon=True).start()
+
+    def _on_localproxy(self, configuration: Configuration, result: Union[Found, str]) -> None:
+        if configuration is not self._searching_for:
+            return  # a later update made it out of date
+        self._searching_for = None
+        if isinstance(result, Found):
+            for line in result.passed_over:
+                logger.warning("passed over as localproxy: %s", line)
+            self._localproxy = result.localproxy
+            logger.info(
+                "localproxy: %s, %s",
+                "built-in" if self._localproxy.builtin else self._localproxy.command[0],
+                self._localproxy.version,
+            )
+            self._apply(configuration)
+        elif self._configuration is None:
+            self._stop(1, result)
+        else:
+            logger.error("the update is refused, the configuration stays as it was: %s", result)
+
+    def _apply(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        logging.getLogger().setLevel(configuration.log_level)
+        for key in configuration.unknown_keys:
+            logger.warning("configuration key %s is not known and has no effect", key)
+        if configuration.ca_path and not Path(configuration.ca_path).is_dir():
+            logger.warning("configuration key caPath: %s is not a directory", configuration.ca_path)
+        services = ", ".join(f"{service} to {where}" for service, where in configuration.services.items())
+        logger.info("services: %s", services or "none")
+        self._subscribe(configuration)
+
+    def _subscribe(self, configuration: Configuration) -> None:
+        self._nucleus.subscribe(configuration.resubscribe_seconds, configuration.ipc_retry_seconds)
+
+    # Notifications.
+
+    def _on_notification(self, payload: bytes) -> None:
+        try:
+            notification = Notification.parse(payload)
+        except NotificationError as error:
+            self._refuse(None, f"the notification cannot be read: {error}")
+            return
+        digest = notification.digest
+        if digest in self._served or any(digest == other.notification.digest for other in self._attempts):
+            logger.info("a notification for %s came once more; ignored", ",".join(notification.services))
+        else:
+            self._attempts.append(_Attempt(notification))
+
+    def _serve(self, attempt: _Attempt) -> None:
+        configuration = self._configuration
+        assert configuration is not None
+        notification = attempt.notification
+        if len(self._tunnels) >= configuration.max_concurrent_tunnels:
+            limit = configuration.max_concurrent_tunnels
+            self._refuse(notification, f"{limit} tunnels are open, as many as maxConcurrentTunnels allows")
+            return
+        problem = launch.service_problem(configuration, notification.services)
+        if problem:
+            self._refuse(notification, problem)
+            return
+        try:
+            command = launch.arguments(self._localproxy, configuration, notification)
+        except launch.LaunchError as error:
+            self._refuse(notification, str(error))
+            return
+        self._open(attempt, command, configuration)
+
+    def _open(self, attempt: _Attempt, command: tuple[str, ...], configuration: Configuration) -> None:
+        notification = attempt.notification
+        client_token = str(uuid.uuid4()) if configuration.reconnect_with_client_token else ""
+        host = launch.endpoint_host(configuration, notification.region)
+        self._log.secrets.add(notification.access_token, client_token)
+        self._last_number += 1
+        try:
+            tunnel = Tunnel(
+                self._last_number,
+                notification,
+                Launch(
+                    command,
+                    launch.environment(
+                        self._localproxy, self._environment, host, notification.access_token, client_token
+                    ),
+                    self._work,
+                    configuration.tunnel_timeout_seconds,
+                    configuration.localproxy_verbosity,
+                ),
+                client_token,
+                self._watchdog,
+                self._log,
+                self.post,
+            )
+        except StartError as error:
+            self._log.secrets.discard(notification.access_token, client_token)
+            self._on_start_error(attempt, error)
+            return
+        now = time.monotonic()
+        self._tunnels[tunnel.number] = tunnel
+        self._served = {digest: at for digest, at in self._served.items() if now - at < _REMEMBERED_SECONDS}
+        self._served[notification.digest] = now
+        where = ", ".join(configuration.services[service] for service in notification.services)
+        logger.info("%s opened to %s, region %s", tunnel.prefix, where, notification.region)
+        if launch.speaks_v1_only(command, self._localproxy):
+            logger.info("%s a V3 localproxy as its source needs --destination-client-type V1", tunnel.prefix)
+        self._publish("opened", tunnel.number, notification)
+
+    def _on_start_error(self, attempt: _Attempt, error: StartError) -> None:
+        attempt.tries += 1
+        if error.transient and attempt.tries < _START_TRIES:
+            delay = attempt.backoff.next()
+            attempt.due = time.monotonic() + delay
+            self._attempts.append(attempt)
+            logger.warning("a tunnel cannot be started, trying again in %.1f s: %s", delay, error)
+        elif not error.transient and attempt.tries == 1 and self._configuration is not None:
+            # The program is gone or was replaced by something else: perhaps there is another one.
+            self._attempts.append(attempt)
+            logger.warning("%s; searching for a localproxy again", error)
+            self._search(self._configuration)
+        else:
+            self._refuse(attempt.notification, str(error))
+
+    def _refuse(self, notification: Optional[Notification], reason: str) -> None:
+        what = "" if notification is None else f" for {','.join(notification.services)}"
+        logger.warning("tunnel%s refused: %s", what, reason)
+        self._publish("refused", None, notification, reason)
+
+    # Tunnels.
+
+    def _on_output(
+        self, event: Union[events.TunnelConnected, events.TunnelRejected, events.OutputEnded]
+    ) -> None:
+        tunnel = self._tunnels.get(event.number)
+        if tunnel is None:
+            return
+        if isinstance(event, events.TunnelConnected):
+            tunnel.on_connected()
+            self._publish("connected", tunnel.number, tunnel.notification)
+        elif isinstance(event, events.TunnelRejected):
+            tunnel.on_rejected(event.reason)
+        else:
+            tunnel.on_output_ended(event.last_lines)
+
+    def _on_ended(self, tunnel: Tunnel) -> None:
+        del self._tunnels[tunnel.number]
+        event, reason = tunnel.outcome
+        level = {"closed": logging.INFO, "failed": logging.ERROR}.get(event, logging.WARNING)
+        logger.log(level, "%s %s after %.0f s: %s", tunnel.prefix, event, tunnel.age, reason)
+        self._publish(event, tunnel.number, tunnel.notification, reason)
+        if tunnel.silent:
+            self._log.secrets.discard(tunnel.notification.access_token, tunnel.client_token)
+
+    def _publish(
+        self, event: str, number: Optional[int], notification: Optional[Notification], reason: str = ""
+    ) -> None:
+        if self._configuration is not None and self._configuration.status_topic:
+            message = status_event(event, number, notification, reason)
+            self._nucleus.publish(self._configuration.status_topic, message)
+
+    # Deployments.
+
+    def _on_update(self, deployment: str) -> None:
+        busy = bool(self._tunnels or self._attempts)
+        limit = 0 if self._configuration is None else self._configuration.defer_updates_seconds
+        step = self._deferral.step(deployment, busy, limit, time.monotonic())
+        if step:
+            logger.info("deployment %s is put off by %.0f s: tunnels are open", deployment, step)
+        elif busy:
+            logger.warning(
+                "deployment %s goes on although tunnels are open (deferUpdatesSeconds)", deployment
+            )
+        self._nucleus.answer_update(deployment, round(step * 1000))
+
+    # The end.
+
+    def _stop(self, exit_code: int, reason: str) -> None:
+        if self._stop_by is not None:
+            return
+        logger.log(logging.ERROR if exit_code else logging.INFO, "%s", reason)
+        self._exit_code = exit_code
+        self._stop_by = time.monotonic() + _STOP_SECONDS
+        for attempt in self._attempts:
+            self._refuse(attempt.notification, "the component stops")
+        self._attempts.clear()
+        for tunnel in self._tunnels.values():
+            tunnel.stop("closed", "the component stops")
