@@ -38,6 +38,7 @@ class LoopThread:
         trace: Optional[TracebackType],
     ) -> None:
         self.run(_cancel_others())
+        self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()

@@ -12,6 +12,8 @@ from typing import Optional, Union
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from standins import freed_memory
+from standins.hang_up import hang_up
 from standins.tunnel_message import MAX_FRAME, MessageSplitter, TunnelMessage, bodies
 
 
@@ -45,6 +47,7 @@ class RawPeer:
         self._received: list[TunnelMessage] = []
 
     async def __aenter__(self) -> RawPeer:
+        freed_memory.keep()
         self.websocket = await connect(
             self._uri,
             ssl=self._tls,
@@ -66,7 +69,7 @@ class RawPeer:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        await self.websocket.close()
+        await hang_up(self.websocket)
 
     async def send(self, *messages: TunnelMessage) -> None:
         """These messages in one frame."""

@@ -7,38 +7,18 @@ import contextlib
 import secrets
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from standins.changes import Changes
+from standins.hang_up import hang_up
 from standins.tunnel_handshake import MODES, AccessToken, RefusedError
-from standins.tunnel_message import (
-    MAX_FRAME,
-    MAX_PAYLOAD,
-    InvalidMessageError,
-    MessageSplitter,
-    TunnelMessage,
-    Type,
-    bodies,
-)
-
-_CLOSE_PATIENCE = 3.0
-_TYPES = {int(type_) for type_ in Type}
-_STREAM_TYPES = {
-    Type.DATA,
-    Type.STREAM_START,
-    Type.STREAM_RESET,
-    Type.CONNECTION_START,
-    Type.CONNECTION_RESET,
-}
-_MAY_SEND = {
-    "source": _STREAM_TYPES,
-    "destination": _STREAM_TYPES - {Type.STREAM_START, Type.CONNECTION_START},
-}
+from standins.tunnel_message import MAX_FRAME, MessageSplitter, TunnelMessage, Type
+from standins.tunnel_rules import ViolationError, check
 
 
 @dataclass
@@ -74,6 +54,9 @@ class Side:
         self.paused = False
         self.frame_size = MAX_FRAME
         """Payload bytes of the frames sent to this side, to cut messages at odd places."""
+        self.sink: Optional[Callable[[bytes], Awaitable[None]]] = None
+        """If set, takes whole messages in place of this side's connection: with `send_frame` of the other
+        side, a source or destination inside the service, which costs a benchmark no second connection."""
         self._changes = changes
 
     async def wait_connected(self, times: int = 1, timeout: float = 10) -> None:
@@ -181,8 +164,11 @@ class Tunnel:
             await connection.send(greeting.encode())
         replaced, side.connection = side.connection, connection
         side.connections += 1
+        streams, self._streams = self._streams, {}
         self.changes.tell()
-        relay = asyncio.ensure_future(self._relay(side, connection, handshake))
+        # What the former connection had open is gone with it, and the other side must know.
+        resets = [TunnelMessage(Type.STREAM_RESET, i, service) for service, i in streams.items()]
+        relay = asyncio.ensure_future(self._relay(side, connection, handshake, resets))
         if replaced is not None:
             await hang_up(replaced, 1000, "replaced by a newer connection")
         await connection.wait_closed()
@@ -194,33 +180,30 @@ class Tunnel:
         # What came in before the end still goes on to the other side.
         await relay
 
-    async def _relay(self, side: Side, connection: ServerConnection, handshake: Handshake) -> None:
+    async def _relay(
+        self, side: Side, connection: ServerConnection, handshake: Handshake, resets: list[TunnelMessage]
+    ) -> None:
         try:
-            await self._reset_streams(side)
+            other = self._other(side)
+            if resets and other.connection is not None:
+                with contextlib.suppress(ConnectionClosed):
+                    await other.send(*resets)
             splitter = MessageSplitter()
             while True:
                 frame = await connection.recv()
                 if side.paused:
                     await self.changes.until(lambda: not side.paused or self._left(side, connection))
                 if isinstance(frame, str):
-                    raise _ViolationError(1003, "a text frame")
+                    raise ViolationError(1003, "a text frame")
                 whole = splitter.whole(frame)
-                started = _check(side.mode, whole)
+                started = check(side.mode, whole)
                 if whole:
                     await self._deliver(side, connection, whole, started)
         except ConnectionClosed:
             pass
-        except _ViolationError as violation:
+        except ViolationError as violation:
             handshake.violation = str(violation)
             await hang_up(connection, violation.code, str(violation))
-
-    async def _reset_streams(self, side: Side) -> None:
-        """Tell the other side of a newly connected one that the former connection's streams are gone."""
-        streams, self._streams = self._streams, {}
-        other = self._other(side)
-        if other.connection is not None and streams:
-            with contextlib.suppress(ConnectionClosed):
-                await other.send(*(TunnelMessage(Type.STREAM_RESET, i, s) for s, i in streams.items()))
 
     async def _deliver(
         self, side: Side, connection: ServerConnection, whole: bytes, started: dict[str, int]
@@ -230,6 +213,9 @@ class Tunnel:
         Returns once the other side's write buffer has room again: that is the backpressure.
         """
         other = self._other(side)
+        if other.sink is not None:
+            await other.sink(whole)
+            return
         if other.connection is None:
             await self.changes.until(lambda: other.connection is not None or self._left(side, connection))
         if other.connection is None or side.connection not in (connection, None):
@@ -246,39 +232,3 @@ class Tunnel:
 
     def _other(self, side: Side) -> Side:
         return self.destination if side is self.source else self.source
-
-
-async def hang_up(connection: ServerConnection, code: int, reason: str) -> None:
-    """A proper WebSocket close; a peer that does not take part in it is cut off."""
-    try:
-        await asyncio.wait_for(connection.close(code, reason), _CLOSE_PATIENCE)
-    except asyncio.TimeoutError:
-        connection.transport.abort()
-
-
-class _ViolationError(Exception):
-    """A client did what the protocol forbids; the service closes its WebSocket with this code."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def _check(mode: str, whole: bytes) -> dict[str, int]:
-    """The streams that these messages start, by service; raises _ViolationError."""
-    started = {}
-    for body in bodies(whole):
-        try:
-            message = TunnelMessage.parse(body)
-        except InvalidMessageError as error:
-            raise _ViolationError(1002, str(error)) from error
-        if message.type not in _MAY_SEND[mode]:
-            if message.type in _TYPES or not message.ignorable:
-                raise _ViolationError(1002, f"a {mode} may not send messages of type {message.type}")
-        elif message.stream_id == 0:
-            raise _ViolationError(1002, f"stream id 0 in a message of type {message.type}")
-        elif len(message.payload) > MAX_PAYLOAD:
-            raise _ViolationError(1002, f"a payload of {len(message.payload)} bytes")
-        elif message.type == Type.STREAM_START:
-            started[message.service_id] = message.stream_id
-    return started

@@ -23,9 +23,11 @@ from typing import Optional
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from standins import freed_memory
 from standins.changes import Changes
 from standins.tunnel import Handshake, Side, Tunnel
 from standins.tunnel_certificates import Certificates
@@ -80,6 +82,7 @@ class TunnelingService:
         return self._certificates.ca_directory
 
     async def __aenter__(self) -> TunnelingService:
+        freed_memory.keep()
         for host in self._hosts:
             server = await serve(
                 self._serve,
@@ -178,5 +181,5 @@ class TunnelingService:
 
     async def _serve(self, connection: ServerConnection) -> None:
         tunnel, side, handshake = self._admitted.pop(connection)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionClosed):  # gone before it was greeted
             await tunnel.serve(side, connection, handshake)
