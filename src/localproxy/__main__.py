@@ -1,0 +1,57 @@
+"""`python3 -m localproxy`: nothing but wiring and the exit code.
+
+Exit codes: 0 the service closed the tunnel; 1 refused, lost for good, or unable to serve it; 2 misuse.
+A process that is stopped by a signal ends by that signal once everything is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+
+from .command_line import UsageError, parse
+from .log import Log
+from .loop import Loop
+from .proxy import FAILURE, Proxy
+
+
+def main() -> int:
+    try:
+        settings = parse(sys.argv[1:], os.environ)
+    except UsageError as misuse:
+        sys.stderr.write(f"localproxy: {misuse} (try --help)\n")
+        return 2
+    if isinstance(settings, str):
+        sys.stdout.write(settings + "\n")
+        return 0
+    log = Log(settings.verbosity)
+    log.hide(settings.access_token)
+    log.hide(settings.client_token or "")
+    if settings.web_proxy:
+        log.hide(settings.web_proxy.credentials or "")
+    loop = Loop()
+    proxy = Proxy(loop, log, settings)
+    stopped_by: list[int] = []
+
+    def stop(number: int) -> None:
+        stopped_by.append(number)
+        proxy.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.on_signal(number, partial(stop, number))
+    try:
+        code = loop.run(proxy.run())
+    except OSError as error:
+        log.fatal(f"Cannot start: {error}")
+        return FAILURE
+    if stopped_by:
+        # Whoever waits for this process learns the truth about its end.
+        signal.signal(stopped_by[0], signal.SIG_DFL)
+        os.kill(os.getpid(), stopped_by[0])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""A socket under any number of TLS layers: what is written and read here is plaintext.
+
+What lives here: sending without waiting, what could not be sent yet, receiving one bounded piece at a
+time; and the same for coroutines, with deadlines, as the handshakes need it. What must not: WebSocket.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+
+from .loop import READ, WRITE, wait
+from .tls import TlsLayer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from .loop import Loop
+
+_RECEIVE = 256 * 1024
+_SEND = 256 * 1024
+# Where struct tcp_info of Linux keeps these (linux/tcp.h).
+_RETRANSMITS, _LAST_ACK_MS = 2, 56
+
+
+class Channel:
+    """One connection to the service. `pending` bytes wait for the peer to take them."""
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._layers: list[TlsLayer] = []
+        self._outgoing = bytearray()
+
+    @property
+    def pending(self) -> int:
+        return len(self._outgoing)
+
+    def unacknowledged_for(self) -> float | None:
+        """Seconds since the peer's TCP last confirmed anything, None where nothing waits to be confirmed.
+
+        A peer that confirms but has closed its window (it does not read at present) counts as alive: 0.
+        This is why TCP_USER_TIMEOUT is not used, which ends such a connection.
+        """
+        try:
+            if not struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))[0]:
+                return None
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        except OSError:
+            return None
+        milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_MS)[0]
+        return milliseconds / 1000 if info[_RETRANSMITS] else 0.0
+
+    async def start_tls(self, context: ssl.SSLContext, host: str, deadline: float) -> str:
+        """Put one more layer around what is there; what it agreed on, in words. Raises OSError."""
+        layer = TlsLayer(context, host)
+        data = b""
+        try:
+            while not layer.handshake(data):
+                await self.send(layer.outgoing(), deadline)
+                data = await self.receive(deadline)
+                if not data:
+                    raise ConnectionResetError(errno.ECONNRESET, "connection closed during the TLS handshake")
+        finally:
+            # Also the alert that tells the peer why it is not trusted.
+            self.write(layer.outgoing())
+        self._layers.insert(0, layer)
+        return layer.describe()
+
+    def write(self, data: bytes) -> None:
+        """Send what can be sent now, keep the rest. Raises OSError where the connection is lost."""
+        if data:
+            for layer in self._layers:
+                data = layer.encrypt(data)
+        if self._outgoing:
+            self._outgoing += data
+            return
+        try:
+            sent = self._sock.send(data) if data else 0
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._outgoing += memoryview(data)[sent:]
+
+    def flush(self) -> None:
+        """Send more of what is pending. Raises OSError where the connection is lost."""
+        while self._outgoing:
+            with memoryview(self._outgoing) as view, view[:_SEND] as piece:
+                try:
+                    sent = self._sock.send(piece)
+                except BlockingIOError:
+                    return
+            del self._outgoing[:sent]
+
+    def read(self) -> tuple[bytes, bool]:
+        """What has arrived, and whether that was the last. Raises OSError; b"" and False is "nothing yet"."""
+        try:
+            data = self._sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return b"", False
+        ended = not data
+        for layer in reversed(self._layers):
+            data, layer_ended = layer.decrypt(data)
+            ended = ended or layer_ended
+        return data, ended
+
+    async def send(self, data: bytes, deadline: float) -> None:
+        """Write, and wait until all is sent. Raises OSError (TimeoutError)."""
+        self.write(data)
+        while self._outgoing:
+            if await wait(self._loop, {self._sock: WRITE}, deadline) is None:
+                raise TimeoutError(errno.ETIMEDOUT, "the peer takes too long to read")
+            self.flush()
+
+    async def receive(self, deadline: float) -> bytes:
+        """Some bytes; b"" at their end. Raises OSError (TimeoutError)."""
+        while True:
+            data, ended = self.read()
+            if data or ended:
+                return data
+            if await wait(self._loop, {self._sock: READ}, deadline) is None:
+                raise TimeoutError(errno.ETIMEDOUT, "the peer takes too long to answer")
+
+    def watch(self, events: int, callback: Callable[[int], None]) -> None:
+        self._loop.watch(self._sock, events, callback)
+
+    async def hang_up(self, deadline: float) -> None:
+        """Send what is pending and let the peer close first, until the deadline; then close.
+
+        A socket closed with bytes unread resets the connection, and what was sent last is lost with it:
+        the peer would never see why it was left.
+        """
+        try:
+            await self.send(b"", deadline)
+            self._sock.shutdown(socket.SHUT_WR)
+            while await wait(self._loop, {self._sock: READ}, deadline):
+                if not self._sock.recv(_RECEIVE):
+                    break
+        except OSError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """At once, without a word."""
+        self._loop.watch(self._sock, 0, lambda _events: None)
+        self._sock.close()

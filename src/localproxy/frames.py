@@ -1,0 +1,171 @@
+"""The WebSocket's frames, client side (sans-I/O, RFC 6455 section 5).
+
+What lives here: serialising and parsing frames, and the rules whose breach ends a connection. What must
+not: the handshake (upgrade), the tunnel's messages (message), any socket.
+
+The tunnel uses frames as a plain byte stream, so data is handed on as it comes in, before its frame is
+complete: nothing but a control frame (at most 125 bytes) is ever kept here, whatever a peer sends. No
+extension is ever negotiated, so reserved bits, and with them compressed frames, are violations.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.machinery import PathFinder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_FRAME_PAYLOAD = 131076
+"""Bytes that one frame may carry, either way (protocol, "WebSocket layer")."""
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA, NO_STATUS, TOO_BIG = 1000, 1001, 1002, 1003, 1005, 1009
+
+
+class FrameError(Exception):
+    """The peer broke the rules of the WebSocket. `code` is the close code to answer with."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class FrameParser:
+    """Takes the byte stream in pieces of any size, gives what the frames in it carry.
+
+    Pieces of binary frames come as (BINARY, bytes), control frames whole as (CLOSE | PING | PONG, bytes).
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._opcode = BINARY
+        # Bytes of the current frame that are still to come; 0 before a header.
+        self._remaining = 0
+        self._in_message = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The frames in `data`, in order. Raises FrameError; nothing may be fed after that."""
+        position = 0
+        while True:
+            if self._remaining and self._opcode == BINARY:
+                piece = data[position : position + self._remaining]
+                position += len(piece)
+                self._remaining -= len(piece)
+                if piece:
+                    yield BINARY, piece
+                if self._remaining:
+                    return
+                continue
+            # A header or a control frame may be cut anywhere: collect as many bytes as it needs.
+            wanted = self._wanted()
+            missing = wanted - len(self._buffer)
+            piece = data[position : position + missing]
+            position += len(piece)
+            self._buffer += piece
+            if len(piece) < missing:
+                return
+            if self._wanted() > wanted:
+                continue
+            if self._remaining == 0:
+                self._header()
+                if self._opcode == BINARY or self._remaining:
+                    continue
+            payload = bytes(self._buffer)
+            self._buffer.clear()
+            self._remaining = 0
+            yield self._opcode, payload
+
+    def _wanted(self) -> int:
+        """How many bytes the buffer must hold before the next step."""
+        if self._remaining:
+            return self._remaining
+        if len(self._buffer) < 2:
+            return 2
+        return 2 + {126: 2, 127: 8}.get(self._buffer[1] & 0x7F, 0)
+
+    def _header(self) -> None:
+        """Take the complete header in the buffer."""
+        first, second = self._buffer[0], self._buffer[1] & 0x7F
+        length = int.from_bytes(self._buffer[2:], "big") if second > 125 else second
+        opcode, final = first & 0x0F, bool(first & 0x80)
+        masked = self._buffer[1] & 0x80
+        self._buffer.clear()
+        if first & 0x70:
+            raise FrameError(PROTOCOL_ERROR, "a frame with reserved bits, though no extension was agreed on")
+        if masked:
+            raise FrameError(PROTOCOL_ERROR, "a masked frame")
+        if opcode in (CLOSE, PING, PONG):
+            if length > 125 or not final:
+                raise FrameError(PROTOCOL_ERROR, "a control frame that is fragmented or too long")
+            self._opcode = opcode
+        elif opcode == TEXT:
+            raise FrameError(UNSUPPORTED_DATA, "a text frame")
+        elif opcode in (BINARY, CONTINUATION):
+            if (opcode == CONTINUATION) != self._in_message:
+                raise FrameError(PROTOCOL_ERROR, "a fragment out of place")
+            if length > MAX_FRAME_PAYLOAD:
+                raise FrameError(TOO_BIG, f"a frame of {length} bytes, allowed are {MAX_FRAME_PAYLOAD}")
+            self._in_message = not final
+            self._opcode = BINARY
+        else:
+            raise FrameError(PROTOCOL_ERROR, f"a frame with the reserved opcode {opcode}")
+        self._remaining = length
+
+
+def serialize(opcode: int, payload: bytes) -> bytes:
+    """One whole frame, masked with a fresh key as a client's must be."""
+    length = len(payload)
+    if length < 126:
+        head = bytes((0x80 | opcode, 0x80 | length))
+    elif length < 65536:
+        head = bytes((0x80 | opcode, 0xFE)) + length.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0xFF)) + length.to_bytes(8, "big")
+    key = os.urandom(4)
+    return b"".join((head, key, _apply_mask(payload, key)))
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """The payload of a close frame; a reason is cut to what a control frame holds."""
+    return code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a close frame; NO_STATUS where it carries none."""
+    if len(payload) < 2:
+        return NO_STATUS, ""
+    return int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="replace")
+
+
+def _slow_apply_mask(data: bytes, key: bytes) -> bytes:
+    """XOR with the repeated key, where `websockets` came without its compiled part."""
+    length = len(data)
+    repeated = (key * (length // 4 + 1))[:length]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")).to_bytes(length, "little")
+
+
+def _find_apply_mask() -> Callable[[bytes, bytes], bytes]:
+    """The masking function of `websockets.speedups`, a hundred times as fast as Python can do it.
+
+    The extension module is loaded by itself: `import websockets.speedups` would run the package's own
+    __init__, which brings in importlib.metadata, email, zipfile and csv, 4 MiB for one function.
+    """
+    package = PathFinder.find_spec("websockets")
+    spec = package and PathFinder.find_spec("speedups", package.submodule_search_locations)
+    if not spec or not spec.loader:
+        return _slow_apply_mask
+    try:
+        module = spec.loader.create_module(spec)
+        if module is None:
+            return _slow_apply_mask
+        spec.loader.exec_module(module)
+        found: Callable[[bytes, bytes], bytes] = module.apply_mask
+    except (ImportError, AttributeError):
+        return _slow_apply_mask
+    return found
+
+
+_apply_mask = _find_apply_mask()
