@@ -19,20 +19,19 @@ from typing import Optional, Union
 
 from tunnel_agent import events, launch
 from tunnel_agent.backoff import Backoff
-from tunnel_agent.config import Configuration, ConfigurationError
+from tunnel_agent.config import Configuration
 from tunnel_agent.deployments import Deferral
 from tunnel_agent.logs import ComponentLog
 from tunnel_agent.notification import Notification, NotificationError
 from tunnel_agent.nucleus import Nucleus
 from tunnel_agent.search import Found, NoLocalproxyError, find
+from tunnel_agent.settings import Settings, UnusableError
 from tunnel_agent.status import status_event
 from tunnel_agent.tunnel import Launch, StartError, Tunnel
 from tunnel_agent.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-# Updates come as one event for each changed key: they are read once, this long (seconds) after the first.
-_BURST_SECONDS = 0.2
 # An access token is good for as long as its tunnel, which is 12 hours at most (seconds).
 _REMEMBERED_SECONDS = 12 * 3600.0
 _START_TRIES = 6  # of a tunnel on a device that is short of something: about half a minute
@@ -68,13 +67,7 @@ class Agent:
         self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._nucleus: Nucleus
         self._watchdog = Watchdog()
-        # Configuration: the one that applies, what the nucleus said last, what is being found out.
-        self._configuration: Optional[Configuration] = None
-        self._localproxy: launch.Localproxy
-        self._last_read: object = None
-        self._read_at: Optional[float] = None
-        self._reading = True
-        self._searching_for: Optional[Configuration] = None
+        self._settings = Settings(lambda: self._nucleus.read_configuration(), self._search)
         # Tunnels.
         self._attempts: list[_Attempt] = []
         self._tunnels: dict[int, Tunnel] = {}
@@ -97,6 +90,8 @@ class Agent:
         while self._stop_by is None or (self._tunnels and time.monotonic() < self._stop_by):
             try:
                 self._step()
+            except UnusableError as error:
+                self._stop(1, str(error))
             except Exception:
                 logger.exception("an unexpected error; the component goes on")
         self._watchdog.stop()
@@ -115,8 +110,9 @@ class Agent:
 
     def _next_deadline(self) -> float:
         deadlines = [tunnel.next_deadline for tunnel in self._tunnels.values()]
-        deadlines += [] if self._configuring else [attempt.due for attempt in self._attempts]
-        deadlines += [moment for moment in (self._read_at, self._stop_by) if moment is not None]
+        deadlines += [attempt.due for attempt in self._attempts] if self._settings.settled else []
+        deadlines += [self._settings.next_deadline]
+        deadlines += [] if self._stop_by is None else [self._stop_by]
         return min(deadlines, default=float("inf"))
 
     def _handle(self, event: events.Event) -> None:
@@ -129,14 +125,13 @@ class Agent:
             for tunnel in self._tunnels.values():
                 tunnel.observe()
         elif isinstance(event, events.ConfigurationChanged):
-            if self._read_at is None:
-                self._read_at = time.monotonic() + _BURST_SECONDS
+            self._settings.on_changed(time.monotonic())
         elif isinstance(event, events.ConfigurationRead):
             self._on_configuration(event.value)
         elif isinstance(event, events.ConfigurationUnread):
-            self._reading = False
+            self._settings.on_unread()
         elif isinstance(event, events.LocalproxyFound):
-            self._on_localproxy(event.configuration, event.result)
+            self._on_localproxy(event)
         elif isinstance(event, events.UpdatePlanned):
             self._on_update(event.deployment)
         elif isinstance(event, events.UpdateOver):
@@ -147,61 +142,30 @@ class Agent:
             self._stop(0, f"stopping on {event.signal_name}")
 
     def _on_time(self, now: float) -> None:
-        if self._read_at is not None and now >= self._read_at:
-            self._read_at = None
-            self._reading = True
-            self._nucleus.read_configuration()
+        self._settings.on_time(now)
         for tunnel in self._tunnels.values():
             tunnel.on_time(now)
         for tunnel in [tunnel for tunnel in self._tunnels.values() if tunnel.ended]:
             self._on_ended(tunnel)
-        if not self._configuring:
+        if self._settings.settled:
             for attempt in [attempt for attempt in self._attempts if attempt.due <= now]:
                 self._attempts.remove(attempt)
                 self._serve(attempt)
 
     # Configuration.
 
-    @property
-    def _configuring(self) -> bool:
-        """Whether notifications have to wait, as the configuration to serve them by is being found out."""
-        return (
-            self._configuration is None
-            or self._reading
-            or self._read_at is not None
-            or self._searching_for is not None
-        )
-
     def _on_configuration(self, value: object) -> None:
-        self._reading = False
-        current = self._configuration
-        if current is not None and value == self._last_read:
+        first = self._settings.configuration is None
+        configuration = self._settings.on_read(value)
+        if configuration is None:
             return
-        self._last_read = value
-        try:
-            configuration = Configuration.parse(value)
-        except ConfigurationError as error:
-            if current is None:
-                self._stop(1, str(error))
-            else:
-                logger.error("the update is refused, the configuration stays as it was: %s", error)
-            return
-        if current is None:
-            # The search may take a while; what arrives in the meantime waits.
+        if first:
+            # Before the search, which may take a while: what arrives in the meantime waits.
             self._subscribe(configuration)
-        if (
-            current is None
-            or current.localproxy_path != configuration.localproxy_path
-            or current.distribution != configuration.distribution
-        ):
-            self._search(configuration)
-        else:
-            self._searching_for = None
+        if self._settings.configuration is configuration:
             self._apply(configuration)
 
     def _search(self, configuration: Configuration) -> None:
-        self._searching_for = configuration
-
         def run() -> None:
             result: Union[Found, str]
             try:
@@ -217,27 +181,12 @@ class Agent:
 
         threading.Thread(target=run, name="search", daemon=True).start()
 
-    def _on_localproxy(self, configuration: Configuration, result: Union[Found, str]) -> None:
-        if configuration is not self._searching_for:
-            return  # a later update made it out of date
-        self._searching_for = None
-        if isinstance(result, Found):
-            for line in result.passed_over:
-                logger.warning("passed over as localproxy: %s", line)
-            self._localproxy = result.localproxy
-            logger.info(
-                "localproxy: %s, %s",
-                "built-in" if self._localproxy.builtin else self._localproxy.command[0],
-                self._localproxy.version,
-            )
-            self._apply(configuration)
-        elif self._configuration is None:
-            self._stop(1, result)
-        else:
-            logger.error("the update is refused, the configuration stays as it was: %s", result)
+    def _on_localproxy(self, event: events.LocalproxyFound) -> None:
+        applied = self._settings.on_found(event.configuration, event.result)
+        if applied and self._settings.configuration is not None:
+            self._apply(self._settings.configuration)
 
     def _apply(self, configuration: Configuration) -> None:
-        self._configuration = configuration
         logging.getLogger().setLevel(configuration.log_level)
         for key in configuration.unknown_keys:
             logger.warning("configuration key %s is not known and has no effect", key)
@@ -258,6 +207,9 @@ class Agent:
         except NotificationError as error:
             self._refuse(None, f"the notification cannot be read: {error}")
             return
+        if self._stop_by is not None:
+            self._refuse(notification, "the component stops")
+            return
         digest = notification.digest
         if digest in self._served or any(digest == other.notification.digest for other in self._attempts):
             logger.info("a notification for %s came once more; ignored", ",".join(notification.services))
@@ -265,8 +217,9 @@ class Agent:
             self._attempts.append(_Attempt(notification))
 
     def _serve(self, attempt: _Attempt) -> None:
-        configuration = self._configuration
+        configuration, localproxy = self._settings.configuration, self._settings.localproxy
         assert configuration is not None
+        assert localproxy is not None
         notification = attempt.notification
         if len(self._tunnels) >= configuration.max_concurrent_tunnels:
             limit = configuration.max_concurrent_tunnels
@@ -277,13 +230,19 @@ class Agent:
             self._refuse(notification, problem)
             return
         try:
-            command = launch.arguments(self._localproxy, configuration, notification)
+            command = launch.arguments(localproxy, configuration, notification)
         except launch.LaunchError as error:
             self._refuse(notification, str(error))
             return
-        self._open(attempt, command, configuration)
+        self._open(attempt, command, configuration, localproxy)
 
-    def _open(self, attempt: _Attempt, command: tuple[str, ...], configuration: Configuration) -> None:
+    def _open(
+        self,
+        attempt: _Attempt,
+        command: tuple[str, ...],
+        configuration: Configuration,
+        localproxy: launch.Localproxy,
+    ) -> None:
         notification = attempt.notification
         client_token = str(uuid.uuid4()) if configuration.reconnect_with_client_token else ""
         host = launch.endpoint_host(configuration, notification.region)
@@ -296,7 +255,7 @@ class Agent:
                 Launch(
                     command,
                     launch.environment(
-                        self._localproxy, self._environment, host, notification.access_token, client_token
+                        localproxy, self._environment, host, notification.access_token, client_token
                     ),
                     self._work,
                     configuration.tunnel_timeout_seconds,
@@ -317,7 +276,7 @@ class Agent:
         self._served[notification.digest] = now
         where = ", ".join(configuration.services[service] for service in notification.services)
         logger.info("%s opened to %s, region %s", tunnel.prefix, where, notification.region)
-        if launch.speaks_v1_only(command, self._localproxy):
+        if launch.speaks_v1_only(command, localproxy):
             logger.info("%s a V3 localproxy as its source needs --destination-client-type V1", tunnel.prefix)
         self._publish("opened", tunnel.number, notification)
 
@@ -328,11 +287,11 @@ class Agent:
             attempt.due = time.monotonic() + delay
             self._attempts.append(attempt)
             logger.warning("a tunnel cannot be started, trying again in %.1f s: %s", delay, error)
-        elif not error.transient and attempt.tries == 1 and self._configuration is not None:
+        elif not error.transient and attempt.tries == 1:
             # The program is gone or was replaced by something else: perhaps there is another one.
             self._attempts.append(attempt)
             logger.warning("%s; searching for a localproxy again", error)
-            self._search(self._configuration)
+            self._settings.search_again()
         else:
             self._refuse(attempt.notification, str(error))
 
@@ -369,15 +328,17 @@ class Agent:
     def _publish(
         self, event: str, number: Optional[int], notification: Optional[Notification], reason: str = ""
     ) -> None:
-        if self._configuration is not None and self._configuration.status_topic:
+        configuration = self._settings.configuration
+        if configuration is not None and configuration.status_topic:
             message = status_event(event, number, notification, reason)
-            self._nucleus.publish(self._configuration.status_topic, message)
+            self._nucleus.publish(configuration.status_topic, message)
 
     # Deployments.
 
     def _on_update(self, deployment: str) -> None:
         busy = bool(self._tunnels or self._attempts)
-        limit = 0 if self._configuration is None else self._configuration.defer_updates_seconds
+        configuration = self._settings.configuration
+        limit = 0 if configuration is None else configuration.defer_updates_seconds
         step = self._deferral.step(deployment, busy, limit, time.monotonic())
         if step:
             logger.info("deployment %s is put off by %.0f s: tunnels are open", deployment, step)

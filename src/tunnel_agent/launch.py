@@ -44,6 +44,9 @@ class Localproxy:
     options: frozenset[str]
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{'built-in' if self.builtin else self.command[0]}, version {self.version}"
+
 
 def service_problem(configuration: Configuration, services: tuple[str, ...]) -> str:
     """Why a tunnel with these service ids cannot be served; empty if it can."""

@@ -178,7 +178,7 @@ def _trial(command: tuple[str, ...], builtin: bool, environment: dict[str, str],
         said = " ".join(output.split())[-300:] or "nothing"
         raise _UnusableError(f"--help ended with {code} and said: {said}")
     version = _VERSION.search(output)
-    return Localproxy(command, builtin, version[1].strip() if version else "of unknown version", options)
+    return Localproxy(command, builtin, version[1].strip() if version else "unknown", options)
 
 
 def _read_help(pipe: int) -> Optional[str]:

@@ -79,7 +79,7 @@ class Nucleus:
     ) -> None:
         self.thing = thing
         self.socket_path = folder / "ipc.socket"
-        self.token = "SVCUID-0123456789ABCDEF"  # noqa: S105 - a stand-in's
+        self.token = "SVCUID-0123456789ABCDEF"
         self.requests: list[Request] = []
         self.connects = 0
         self._configuration = configuration
@@ -145,10 +145,11 @@ class Nucleus:
         after = configuration or {}
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         for key in changed if announce else []:
-            event = {"configurationUpdateEvent": {"componentName": COMPONENT, "keyPath": [key]}}
-            self._send_events(
-                "SubscribeToConfigurationUpdate", "ConfigurationUpdateEvents", lambda _, event=event: event
-            )
+            self._announce_key(key)
+
+    def _announce_key(self, key: str) -> None:
+        event = {"configurationUpdateEvent": {"componentName": COMPONENT, "keyPath": [key]}}
+        self._send_events("SubscribeToConfigurationUpdate", "ConfigurationUpdateEvents", lambda _: event)
 
     def announce_update(self, deployment: str) -> int:
         """Send the pre-update event of a deployment; the answer arrives as a DeferComponentUpdate."""
