@@ -32,7 +32,7 @@ WHEELS = ROOT / "wheels"
 VENV = Path("venv")
 PYTHON = Path("bin/python3")  # in an environment
 MADE_FROM = Path("made-from.json")  # in an environment; written last, when it is complete
-PROOF = "import awsiot.greengrasscoreipc.clientv2, websockets"
+PROGRAM = "import tunnel_agent.agent, tunnel_agent.nucleus, localproxy.__main__"
 
 
 def main() -> int:
@@ -46,7 +46,10 @@ def main() -> int:
                 tell("waiting for another installation to end")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not made_by_another():
-                make(lock.fileno())
+                try:
+                    make(lock.fileno())
+                finally:
+                    remove_leftovers()  # above all where the disk is full
     except OSError as error:
         fail(f"the virtual environment cannot be made in {Path.cwd()}: {error}")
     return 0
@@ -89,7 +92,7 @@ def is_current() -> bool:
 
 def made_by_another() -> bool:
     """Whether another launch has made the environment while this one waited for the lock."""
-    check = [str(VENV / PYTHON), "-E", "-s", "-S", __file__, "--check"]
+    check = [str(VENV / PYTHON), "-EsSB", __file__, "--check"]
     try:
         return subprocess.run(check, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
@@ -121,7 +124,8 @@ def make(lock: int) -> None:
         tell(f"installing {', '.join(found['missing'])} for Python {version} ({base})")
         install(new, found["has_pip"], lock)
         found = look_into(new)
-    proof = run([str(new / PYTHON), "-c", PROOF])
+    os.environ["PYTHONPATH"] = str(ROOT / "src")
+    proof = run([str(new / PYTHON), "-B", "-c", PROGRAM])
     if proof.returncode != 0:
         fail(f"the packages do not work with Python {version} ({base}): {last_line(proof)}")
 
@@ -134,7 +138,9 @@ def make(lock: int) -> None:
     link = Path("venv-link")
     link.symlink_to(new)
     link.replace(VENV)
-    remove_leftovers()
+    # Leaves the program and its packages compiled where main.py looks, so that the first start is a fast one.
+    shutil.rmtree("pycache", ignore_errors=True)
+    run([str(VENV / PYTHON), "-X", f"pycache_prefix={Path('pycache').resolve()}", "-c", PROGRAM])
     versions = ", ".join(f"{name} {version}" for name, (version, _) in found["found"].items())
     tell(f"virtual environment ready after {time.monotonic() - started:.1f} s: {versions}")
 
@@ -171,7 +177,7 @@ def install(new: Path, has_pip: bool, lock: int) -> None:
     command = [*find_pip(new, has_pip), "install", "-qq", "--no-input", "--no-cache-dir", "--prefer-binary"]
     # A pip.conf may ask for --user, which an environment refuses. Each try takes 15 s behind a firewall that
     # drops packets, so two more have to do.
-    command += ["--no-user", "--retries", "2", "--no-warn-script-location", "--disable-pip-version-check"]
+    command += ["--no-user", "--retries", "2", "--no-compile", "--disable-pip-version-check"]
     command += ["-r", str(ROOT / "requirements.txt")]
     if made_from()["wheels"]:
         command += ["--find-links", str(WHEELS)]

@@ -31,7 +31,7 @@ def requirements() -> list[str]:
 
 
 def installed() -> dict[str, Any]:
-    """Version and place of each requirement and of what those require; what is missing; whether it has pip."""
+    """Version and place of each requirement and what it requires; what is missing; whether there is a pip."""
     from importlib import metadata, util  # slow to import, and install.py only needs the requirements
 
     found: dict[str, tuple[str, str]] = {}
