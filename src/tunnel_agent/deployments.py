@@ -19,13 +19,10 @@ class Deferral:
             limit: for how long one deployment may be put off in all, in seconds.
             now: monotonic seconds.
         """
-        if busy:
-            since = self._since.setdefault(deployment, now)
-            left = since + limit - now
-            if left > 0:
-                return min(_STEP_SECONDS, left)
-        self._since.pop(deployment, None)
-        return 0.0
+        if not busy:
+            return 0.0
+        since = self._since.setdefault(deployment, now)
+        return max(0.0, min(_STEP_SECONDS, since + limit - now))
 
     def over(self) -> None:
         """A deployment was carried out: nothing is put off any more."""
