@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 # The artifact is read-only: without this the program would be compiled anew at every start, and so would the
@@ -32,13 +33,32 @@ def main() -> int:
             return 1
         secrets.add(os.environ[_TOKEN], os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", ""))
         agent = Agent(log, Path(__file__).resolve().parents[1], Path.cwd(), os.environ)
-        signal.signal(signal.SIGCHLD, lambda *_: agent.post(ChildEnded()))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _: agent.post(StopRequested(signal.Signals(number).name)))
+        _post_signals(agent)
         nucleus = Nucleus(os.environ[_SOCKET], os.environ[_TOKEN], os.environ[_THING], agent.post)
         return agent.run(nucleus)
     finally:
         log.drain(0.5)
+
+
+def _post_signals(agent: Agent) -> None:
+    """Make signals events.
+
+    A handler in Python runs when the main thread next runs; a signal that comes just before it begins to wait
+    would wait with it (seen once in 2,000 to 40,000 signals). The wake-up descriptor is written to at once.
+    """
+    arrived, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
+
+    def post() -> None:
+        while True:
+            for number in os.read(arrived, 512):
+                child = number == signal.SIGCHLD
+                agent.post(ChildEnded() if child else StopRequested(signal.Signals(number).name))
+
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=post, name="signals", daemon=True).start()
 
 
 if __name__ == "__main__":
