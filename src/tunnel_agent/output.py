@@ -34,7 +34,7 @@ _SEVERITIES = {
     "trace": (6, logging.DEBUG),
 }
 # Control characters would let a line pretend to be several, or command a terminal.
-_CONTROL = {**dict.fromkeys([*range(9), *range(11, 32), 127], "?"), 13: None}
+_CONTROL = {**dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?"), 13: None}
 
 _MAX_LINE = 8192  # bytes
 _CHUNK = 65536  # bytes
@@ -82,7 +82,7 @@ class OutputReader:
         if len(self._rest) > _MAX_LINE + longest:
             # What stands at its very end may be the beginning of a secret: that is dropped with what follows.
             redacted = self._secrets.redact(self._rest)
-            whole += redacted[: min(_MAX_LINE, len(redacted) - longest)] + b"\n"
+            whole += redacted[: max(0, min(_MAX_LINE, len(redacted) - longest))] + b"\n"
             self._rest = b""
             self._skipping = True
         return self._read(whole)

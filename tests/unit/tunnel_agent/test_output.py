@@ -80,6 +80,7 @@ def test_last_lines() -> None:
 
 def test_undecodable_bytes_and_control_characters() -> None:
     assert lines(b"a\xff\xfeb\x1b[31m\0c\td\r\n") == ["WARNING [tunnel 3 SSH] a\ufffd\ufffdb?[31m?c\td"]
+    assert lines("one\x9b2Jtwo\n".encode()) == ["WARNING [tunnel 3 SSH] one?2Jtwo"]
 
 
 def test_empty_lines_are_left_out() -> None:
@@ -102,6 +103,16 @@ def test_no_piece_of_a_secret_at_the_cut(size: int, before: int) -> None:
         for line in lines(b"x" * before + SECRET.encode() * 3 + after, size):
             assert "AQ" not in line
             assert "s3cr3t" not in line
+
+
+@pytest.mark.parametrize("over", range(1, 700, 23))
+def test_no_piece_of_a_secret_in_an_endless_line_of_nothing_else(over: int) -> None:
+    secret = "AQGA" + "s3cr3t" * 100  # as long as a real one
+    secrets = Secrets()
+    secrets.add(secret)
+    taken = OutputReader(3, "", 6, logging.INFO, secrets)
+    records, _ = taken.feed((secret * 20)[: 8192 + len(secret) + over].encode())
+    assert not [text for _, text in records if "AQ" in text or "s3cr3t" in text]
 
 
 @given(
