@@ -59,7 +59,7 @@ class RawPeer:
             max_size=MAX_FRAME,
             max_queue=4,
             write_limit=2 * MAX_FRAME,
-            close_timeout=2,
+            close_timeout=1,
         )
         return self
 

@@ -136,10 +136,11 @@ class Source:
         for listener in self._listeners:
             listener.close()
         await self._peer.__aexit__(None, None, None)
-        await self.wait_closed()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        # A local connection that nobody reads would keep them for ever.
+        tasks = [self._reader, *self._pumps]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_closed(self, timeout: float = 10) -> None:
         """Until the WebSocket has ended and all local connections with it; raises TimeoutError."""
@@ -154,9 +155,12 @@ class Source:
             assert task is not None
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
-            with contextlib.suppress(ConnectionError, ConnectionClosed, asyncio.CancelledError):
-                await self._pump(self._streams[service_id], reader, writer)
-            writer.close()
+            try:
+                with contextlib.suppress(ConnectionError, ConnectionClosed):
+                    await self._pump(self._streams[service_id], reader, writer)
+                writer.close()
+            except asyncio.CancelledError:
+                writer.transport.abort()
 
         port = self._wanted_ports.get(service_id, 0)
         listener = await asyncio.start_server(accepted, self._host, port, limit=_PER_FRAME)

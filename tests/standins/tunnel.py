@@ -172,6 +172,7 @@ class Tunnel:
         if replaced is not None:
             await hang_up(replaced, 1000, "replaced by a newer connection")
         await connection.wait_closed()
+        await hang_up(connection)  # ended it has; its transport may not know
         handshake.close_code = connection.close_code
         handshake.close_reason = connection.close_reason or ""
         if side.connection is connection:
@@ -203,7 +204,7 @@ class Tunnel:
             pass
         except ViolationError as violation:
             handshake.violation = str(violation)
-            await hang_up(connection, violation.code, str(violation))
+            await hang_up(connection, violation.code, str(violation)[:120])
 
     async def _deliver(
         self, side: Side, connection: ServerConnection, whole: bytes, started: dict[str, int]

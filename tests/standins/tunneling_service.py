@@ -97,7 +97,7 @@ class TunnelingService:
                 max_size=MAX_FRAME,
                 max_queue=4,
                 write_limit=2 * MAX_FRAME,
-                close_timeout=2,
+                close_timeout=1,
                 logger=_QUIET,
             )
             self.port = server.sockets[0].getsockname()[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from standins.raw_peer import RawPeer
 from standins.source import Source
@@ -182,6 +183,23 @@ async def test_a_local_connection_that_does_not_read_holds_up_the_destination(tm
             await asyncio.wait_for(reader.readexactly(MAX_PAYLOAD), 10)
         await sending
         writer.close()
+
+
+async def test_leaving_does_not_wait_for_a_local_connection_that_does_not_read(tmp_path: Path) -> None:
+    async with source_and_destination(tmp_path) as (source, destination, _):
+        _, writer = await dial(source)
+        start = await destination.receive()
+        message = start._replace(type=Type.DATA, payload=bytes(MAX_PAYLOAD))
+        sending = asyncio.ensure_future(send_for_ever(destination, message))
+        await asyncio.wait({sending}, timeout=0.5)
+    sending.cancel()
+    writer.close()
+
+
+async def send_for_ever(destination: RawPeer, message: TunnelMessage) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await destination.send(message)
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
