@@ -16,6 +16,9 @@ from importlib.machinery import PathFinder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Union
+
+    Data = Union[bytes, memoryview]
 
 MAX_FRAME_PAYLOAD = 131076
 """Bytes that one frame may carry, either way (protocol, "WebSocket layer")."""
@@ -46,8 +49,11 @@ class FrameParser:
         self._remaining = 0
         self._in_message = False
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """The frames in `data`, in order. Raises FrameError; nothing may be fed after that."""
+    def feed(self, data: Data) -> Iterator[tuple[int, Data]]:
+        """The frames in `data`, in order; what a binary one carries is a part of `data`, not a copy.
+
+        Raises FrameError; nothing may be fed after that.
+        """
         position = 0
         while True:
             if self._remaining and self._opcode == BINARY:
@@ -115,7 +121,7 @@ class FrameParser:
         self._remaining = length
 
 
-def serialize(opcode: int, payload: bytes) -> bytes:
+def serialize(opcode: int, payload: Data) -> bytes:
     """One whole frame, masked with a fresh key as a client's must be."""
     length = len(payload)
     if length < 126:
@@ -133,21 +139,21 @@ def close_payload(code: int, reason: str = "") -> bytes:
     return code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
 
 
-def parse_close(payload: bytes) -> tuple[int, str]:
+def parse_close(payload: Data) -> tuple[int, str]:
     """Code and reason of a close frame; NO_STATUS where it carries none."""
     if len(payload) < 2:
         return NO_STATUS, ""
-    return int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="replace")
+    return int.from_bytes(payload[:2], "big"), str(payload[2:], "utf-8", "replace")
 
 
-def _slow_apply_mask(data: bytes, key: bytes) -> bytes:
+def _slow_apply_mask(data: Data, key: bytes) -> bytes:
     """XOR with the repeated key, where `websockets` came without its compiled part."""
     length = len(data)
     repeated = (key * (length // 4 + 1))[:length]
     return (int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")).to_bytes(length, "little")
 
 
-def _find_apply_mask() -> Callable[[bytes, bytes], bytes]:
+def _find_apply_mask() -> Callable[[Data, bytes], bytes]:
     """The masking function of `websockets.speedups`, a hundred times as fast as Python can do it.
 
     The extension module is loaded by itself: `import websockets.speedups` would run the package's own
@@ -162,7 +168,7 @@ def _find_apply_mask() -> Callable[[bytes, bytes], bytes]:
         if module is None:
             return _slow_apply_mask
         spec.loader.exec_module(module)
-        found: Callable[[bytes, bytes], bytes] = module.apply_mask
+        found: Callable[[Data, bytes], bytes] = module.apply_mask
     except (ImportError, AttributeError):
         return _slow_apply_mask
     return found

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import socket
 import time
+from mmap import mmap
 
 from .dial import connect_host, connect_unix
 from .loop import READ, WRITE, sleep
+from .message import MAX_PAYLOAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Protocol
 
     from .command_line import Destination
     from .loop import Loop, Task, Timer
-    from .message import Payload
+    from .message import Data
     from .streams import Connection
 
     class Owner(Protocol):
@@ -45,9 +48,11 @@ FLUSH_PATIENCE = 30.0
 """Seconds without progress after which a service that does not take its last bytes is given up."""
 
 LINGER_PATIENCE = 5.0
+MAX_PIECES = 64
 _SEND = 256 * 1024
-# One frame's worth: two messages with full payloads. Shared, for nothing stays in it.
-_received = memoryview(bytearray(2 * 64512))
+# One frame's worth: two messages with full payloads. Shared, for nothing stays in it; its pages cost
+# nothing until bytes arrive in them.
+_received = memoryview(mmap(-1, 2 * MAX_PAYLOAD))
 
 
 class LocalConnection:
@@ -81,21 +86,24 @@ class LocalConnection:
     def queued(self) -> int:
         return len(self._queue)
 
-    def write(self, payload: Payload) -> None:
-        """Bytes for the service, also before it is connected."""
+    def write(self, payloads: Sequence[Data]) -> None:
+        """Bytes for the service, at most MAX_PIECES pieces, also before it is connected."""
         if self._deaf:
             return
         sent = 0
         if self._sock and not self._queue:
             try:
-                sent = self._sock.send(payload)
+                sent = self._sock.sendmsg(payloads)
             except BlockingIOError:
                 pass
             except OSError:
                 self._stop_writing()
                 return
-        if sent < len(payload):
-            self._queue += memoryview(payload)[sent:]
+        for payload in payloads:
+            if sent < len(payload):
+                self._queue += payload[sent:]
+            sent = max(0, sent - len(payload))
+        if self._queue:
             self._watch()
 
     def allow_reading(self, allowed: bool) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Union
 
-    Payload = Union[bytes, memoryview]
+    Data = Union[bytes, memoryview]
 
 MAX_PAYLOAD = 64512
 """Bytes of payload that one message may carry."""
@@ -71,7 +71,7 @@ class Message:
         *,
         service_id: str = "",
         connection_id: int = 0,
-        payload: Payload = b"",
+        payload: Data = b"",
         ignorable: bool = False,
         available_service_ids: Sequence[str] = (),
     ) -> None:
@@ -138,27 +138,42 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: Data) -> Iterator[Message]:
         """The messages completed by `data`, each decoded when it is asked for.
 
-        Raises MessageError; nothing may be fed after that.
+        A payload may be a part of `data`, not a copy. Raises MessageError; nothing may be fed after that.
         """
+        position = 0
+        if self._buffer:
+            # The message that was cut off takes just the bytes that it lacks.
+            position = self._complete(data)
+            if position < 0:
+                return
+            message = bytes(memoryview(self._buffer)[2:])
+            self._buffer.clear()
+            yield decode(message)
+        while len(data) - position >= 2:
+            end = position + 2 + (data[position] << 8 | data[position + 1])
+            if end > len(data):
+                break
+            body = data[position + 2 : end]
+            position = end
+            yield decode(body)
+        self._buffer += data[position:]
+
+    def _complete(self, data: Data) -> int:
+        """Add to the buffered message; where in `data` it ends, or -1 if it does not."""
         buffer = self._buffer
-        buffer += data
-        start = 0
-        try:
-            while len(buffer) - start >= 2:
-                body = start + 2
-                end = body + (buffer[start] << 8 | buffer[start + 1])
-                if end > len(buffer):
-                    break
-                start = end
-                yield decode(bytes(memoryview(buffer)[body:end]))
-        finally:
-            del buffer[:start]
+        position = 0
+        if len(buffer) == 1:
+            buffer += data[:1]
+            position = 1
+        lacking = (2 + (buffer[0] << 8 | buffer[1]) if len(buffer) > 1 else 2) - len(buffer)
+        buffer += data[position : position + lacking]
+        return position + lacking if position + lacking <= len(data) else -1
 
 
-def decode(data: bytes) -> Message:
+def decode(data: Data) -> Message:
     """One message from its protobuf bytes, without the length. Raises MessageError."""
     message = Message(0)
     services: list[str] = []
@@ -172,22 +187,23 @@ def decode(data: bytes) -> Message:
         elif tag == 0x10:
             value, position = _read_varint(data, position)
             message.stream_id = _signed(value)
-        elif tag == 0x18:
-            value, position = _read_varint(data, position)
-            message.ignorable = value != 0
         elif tag == 0x22:
             message.payload, position = _read_bytes(data, position)
         elif tag == 0x2A:
             message.service_id, position = _read_text(data, position)
-        elif tag == 0x32:
-            text, position = _read_text(data, position)
-            services.append(text)
         elif tag == 0x38:
             value, position = _read_varint(data, position)
             message.connection_id = value & 0xFFFFFFFF
+        elif tag == 0x18:
+            value, position = _read_varint(data, position)
+            message.ignorable = value != 0
+        elif tag == 0x32:
+            text, position = _read_text(data, position)
+            services.append(text)
         else:
             position = _skip(data, position, tag, 0)
-    message.available_service_ids = tuple(services)
+    if services:
+        message.available_service_ids = tuple(services)
     return message
 
 
@@ -212,7 +228,11 @@ def _signed(value: int) -> int:
     return value - 0x100000000 if value & 0x80000000 else value
 
 
-def _read_tag(data: bytes, position: int) -> tuple[int, int]:
+def _read_tag(data: Data, position: int) -> tuple[int, int]:
+    # The usual case at once: a field number below 16.
+    first = data[position] if position < len(data) else 0x80
+    if 8 <= first < 0x80:
+        return first, position + 1
     tag, after = _read_varint(data, position)
     if tag > 0xFFFFFFFF or after - position > 5:
         raise MessageError("a field number is out of range")
@@ -221,18 +241,22 @@ def _read_tag(data: bytes, position: int) -> tuple[int, int]:
     return tag, after
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: Data, position: int) -> tuple[int, int]:
     value = shift = 0
-    for byte in data[position : position + 10]:
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-        shift += 7
+    try:
+        while shift < 70:
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFFFFFFFFFFFFFF, position
+            shift += 7
+    except IndexError:
+        pass
     raise MessageError("a number is cut off or too long")
 
 
-def _read_bytes(data: bytes, position: int) -> tuple[bytes, int]:
+def _read_bytes(data: Data, position: int) -> tuple[Data, int]:
     length, position = _read_varint(data, position)
     end = position + length
     if end > len(data):
@@ -240,15 +264,15 @@ def _read_bytes(data: bytes, position: int) -> tuple[bytes, int]:
     return data[position:end], end
 
 
-def _read_text(data: bytes, position: int) -> tuple[str, int]:
+def _read_text(data: Data, position: int) -> tuple[str, int]:
     raw, position = _read_bytes(data, position)
     try:
-        return raw.decode(), position
+        return str(raw, "utf-8"), position
     except UnicodeDecodeError:
         raise MessageError("a service id is not UTF-8") from None
 
 
-def _skip(data: bytes, position: int, tag: int, depth: int) -> int:
+def _skip(data: Data, position: int, tag: int, depth: int) -> int:
     """Where the field that is not in the schema ends."""
     wire_type = tag & 7
     if wire_type == _VARINT:

@@ -17,7 +17,7 @@ import time
 
 from . import frames
 from .frames import FrameError, FrameParser
-from .local import LocalConnection
+from .local import MAX_PIECES, LocalConnection
 from .loop import READ, WRITE, Outcome
 from .message import MAX_PAYLOAD, Decoder, Message, MessageError, encode
 from .streams import Close, MissingDestinationError, Open, ProtocolError, Reply, Streams, Warn, Write
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .command_line import Settings
     from .log import Log
     from .loop import Loop
+    from .message import Data
     from .streams import Action, Connection
 
 MAX_QUEUED = 4 * 1024 * 1024
@@ -73,6 +74,9 @@ class Session:
         self._messages = Decoder()
         self._streams = Streams(settings.destinations, settings.form)
         self._locals: dict[Connection, LocalConnection] = {}
+        # Parts of what was read last, all for one connection; none is left when the reading is done.
+        self._batch: list[Data] = []
+        self._batch_for: LocalConnection | None = None
         self._end: End | None = None
         self._said_goodbye = False
         self._ended = Outcome()
@@ -89,6 +93,7 @@ class Session:
         """
         self._tick()
         self._guarded_receive(first)
+        self._regulate()
         end: End = await self._ended.settled()
         if self._said_goodbye:
             await self._channel.hang_up(time.monotonic() + _GOODBYE_PATIENCE)
@@ -115,11 +120,11 @@ class Session:
 
     def local_data(self, local: LocalConnection, data: memoryview) -> None:
         connection = local.connection
-        messages = [
-            self._streams.data(connection, data[start : start + MAX_PAYLOAD])
-            for start in range(0, len(data), MAX_PAYLOAD)
-        ]
-        self._send(frames.BINARY, b"".join(messages))
+        message = self._streams.data(connection, data[:MAX_PAYLOAD])
+        if len(data) > MAX_PAYLOAD:
+            # One frame holds two full messages, and that is what one read gives at most.
+            message += self._streams.data(connection, data[MAX_PAYLOAD:])
+        self._send(frames.BINARY, message)
 
     def local_closed(self, local: LocalConnection, reason: str) -> None:
         self._log.debug(f"Connection to {local.destination} for {local.connection} ended: {reason}")
@@ -160,19 +165,21 @@ class Session:
             self._finish(End(LOST, error.strerror or str(error)))
         self._regulate()
 
-    def _guarded_receive(self, data: bytes) -> None:
+    def _guarded_receive(self, data: Data) -> None:
         """Take bytes of the peer, whatever they are."""
         try:
-            self._receive(data)
+            try:
+                self._receive(data)
+            finally:
+                self._write_batch()
         except FrameError as violation:
             self._violated(violation.code, str(violation))
         except (MessageError, ProtocolError) as violation:
             self._violated(frames.PROTOCOL_ERROR, str(violation))
         except MissingDestinationError as missing:
             self._finish(End(UNSERVED, str(missing)), frames.NORMAL)
-        self._regulate()
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: Data) -> None:
         for opcode, payload in self._frames.feed(data):
             if opcode == frames.BINARY:
                 for message in self._messages.feed(payload):
@@ -182,7 +189,7 @@ class Session:
             elif opcode == frames.PING:
                 # A peer that pings but does not read gets one answer to all of its pings (RFC 6455 5.5.3).
                 if self._channel.pending:
-                    self._pong = payload
+                    self._pong = bytes(payload)
                 else:
                     self._send(frames.PONG, payload)
             elif opcode == frames.CLOSE:
@@ -195,9 +202,13 @@ class Session:
         for action in actions:
             if isinstance(action, Write):
                 local = self._locals.get(action.connection)
-                if local:
-                    local.write(action.payload)
-            elif isinstance(action, Open):
+                if local is not self._batch_for or len(self._batch) == MAX_PIECES:
+                    self._write_batch()
+                self._batch_for = local
+                self._batch.append(action.payload)
+                continue
+            self._write_batch()
+            if isinstance(action, Open):
                 self._open(action.connection)
             elif isinstance(action, Close):
                 local = self._locals.get(action.connection)
@@ -207,6 +218,12 @@ class Session:
                 self._reply(action.message)
             elif isinstance(action, Warn):
                 self._log.warning(action.text)
+
+    def _write_batch(self) -> None:
+        """Write what consecutive messages brought for one connection: one system call instead of many."""
+        batch, self._batch = self._batch, []
+        if batch and self._batch_for:
+            self._batch_for.write(batch)
 
     def _open(self, connection: Connection) -> None:
         if len(self._locals) >= MAX_CONNECTIONS:
@@ -223,14 +240,15 @@ class Session:
         self._log.trace(f"Sending {message}")
         self._send(frames.BINARY, encode(message))
 
-    def _send(self, opcode: int, payload: bytes) -> None:
+    def _send(self, opcode: int, payload: Data) -> None:
         if self._end:
             return
         try:
             self._channel.write(frames.serialize(opcode, payload))
         except OSError as error:
             self._finish(End(LOST, error.strerror or str(error)))
-        self._regulate()
+        if self._channel.pending:
+            self._regulate()
 
     def _regulate(self) -> None:
         """Read and write what may be read and written now."""

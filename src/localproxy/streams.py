@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Union
 
-    from .message import Payload
+    from .message import Data
 
     Action = Union["Open", "Write", "Close", "Reply", "Warn"]
+
+# Nearly every message is one; looking up an enumeration's member takes a while on older Pythons.
+_DATA = MessageType.DATA
 
 FIRST_CONNECTION = 1
 """The connection that a message without a connection id means."""
@@ -101,7 +104,7 @@ class Open(_Act):
 class Write(_Act):
     __slots__ = ("connection", "payload")
 
-    def __init__(self, connection: Connection, payload: Payload) -> None:
+    def __init__(self, connection: Connection, payload: Data) -> None:
         super().__init__(connection, payload)
         self.connection = connection
         self.payload = payload
@@ -152,7 +155,7 @@ class Streams:
         Raises ProtocolError, or MissingDestinationError for a SERVICE_IDS that cannot be served.
         """
         kind = message.type
-        if kind == MessageType.DATA:
+        if kind == _DATA:
             connection = self._connection_of(message)
             return (Write(connection, message.payload),) if connection and message.payload else ()
         if kind == MessageType.STREAM_START:
@@ -181,7 +184,7 @@ class Streams:
             and stream.connections.get(connection.connection_id) is connection
         )
 
-    def data(self, connection: Connection, payload: Payload) -> bytes:
+    def data(self, connection: Connection, payload: Data) -> bytes:
         """A DATA message with bytes of the local service, at most MAX_PAYLOAD of them, encoded."""
         return encode(self._message(MessageType.DATA, connection.stream, connection, payload))
 
@@ -299,7 +302,7 @@ class Streams:
         kind: MessageType,
         stream: Stream,
         connection: Connection | None = None,
-        payload: Payload = b"",
+        payload: Data = b"",
     ) -> Message:
         with_id = connection is not None and stream.with_connection_ids
         return Message(

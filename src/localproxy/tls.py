@@ -13,6 +13,12 @@ import os
 import re
 import ssl
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    Data = Union[bytes, memoryview]
+
 _RECORD = 16 * 1024
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 
@@ -80,9 +86,12 @@ class TlsLayer:
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        # As bytes: a str would bring in the IDNA codec and its tables, 300 KiB, for a name that is ASCII.
+        name = host.encode("ascii")
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._plain = memoryview(b"")
 
-    def handshake(self, data: bytes) -> bool:
+    def handshake(self, data: Data) -> bool:
         self._incoming.write(data)
         try:
             self._tls.do_handshake()
@@ -93,26 +102,33 @@ class TlsLayer:
     def outgoing(self) -> bytes:
         return self._outgoing.read()
 
-    def encrypt(self, data: bytes) -> bytes:
+    def encrypt(self, data: Data) -> bytes:
         view = memoryview(data)
         while view:
             view = view[self._tls.write(view) :]
         return self._outgoing.read()
 
-    def decrypt(self, data: bytes) -> tuple[bytes, bool]:
-        """What `data` completes, and whether the peer said that nothing follows."""
+    def decrypt(self, data: Data) -> tuple[memoryview, bool]:
+        """What `data` completes, and whether the peer said that nothing follows.
+
+        The view is of a buffer that the next call uses again.
+        """
         self._incoming.write(data)
-        pieces: list[bytes] = []
+        # No more plaintext than ciphertext, what was left of the last call included, ever comes out.
+        most = self._incoming.pending + _RECORD
+        if len(self._plain) < most:
+            self._plain = memoryview(bytearray(most))
+        end = 0
         try:
             while True:
-                piece = self._tls.read(_RECORD)
-                if not piece:
-                    return b"".join(pieces), True
-                pieces.append(piece)
+                count = int(self._tls.read(_RECORD, self._plain[end:]))
+                if not count:
+                    return self._plain[:end], True
+                end += count
         except ssl.SSLWantReadError:
-            return b"".join(pieces), False
+            return self._plain[:end], False
         except ssl.SSLZeroReturnError:
-            return b"".join(pieces), True
+            return self._plain[:end], True
 
     def describe(self) -> str:
         cipher = self._tls.cipher()
