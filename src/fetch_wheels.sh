@@ -21,13 +21,13 @@ for python in $PYTHONS; do
     for machine in $MACHINES; do
         for libc in $LIBCS; do
             case $libc in
-                glibc) platforms="manylinux_2_17_$machine manylinux2014_$machine" ;;
-                musl) platforms="musllinux_1_2_$machine musllinux_1_1_$machine" ;;
+                glibc) platforms="--platform manylinux_2_17_$machine --platform manylinux2014_$machine" ;;
+                musl) platforms="--platform musllinux_1_2_$machine --platform musllinux_1_1_$machine" ;;
                 *) echo "LIBCS knows glibc and musl, not $libc" >&2 && exit 1 ;;
             esac
             echo "Python $python, $machine, $libc"
-            # shellcheck disable=SC2046  # one option for each platform
-            fetch --python-version "$python" $(printf -- '--platform %s ' $platforms) -r requirements.txt
+            # shellcheck disable=SC2086  # several words
+            fetch --python-version "$python" $platforms -r requirements.txt
         done
     done
 done

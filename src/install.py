@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 try:
+    import errno
     import fcntl
     import json
     import os
@@ -32,6 +33,7 @@ WHEELS = ROOT / "wheels"
 VENV = Path("venv")
 PYTHON = Path("bin/python3")  # in an environment
 MADE_FROM = Path("made-from.json")  # in an environment; written last, when it is complete
+NO_ROOM = os.strerror(errno.ENOSPC)
 PROGRAM = "import tunnel_agent.agent, tunnel_agent.nucleus, localproxy.__main__"
 
 
@@ -56,7 +58,7 @@ def main() -> int:
 
 
 def fail(message: str) -> NoReturn:
-    if "No space left on device" in message:
+    if NO_ROOM in message:
         message += f"; the file system of {Path.cwd()} needs about 50 MB free"
     sys.exit(f"ERROR {message}")
 
@@ -168,8 +170,8 @@ def run(command: list[str], lock: int | None = None) -> subprocess.CompletedProc
 def last_line(failed: subprocess.CompletedProcess[str]) -> str:
     """The line of a failed program's output that says why: its last error, or else its last."""
     lines = [line.strip() for line in failed.stdout.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or [f"exit code {failed.returncode}"])[-1]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines or [f"exit code {failed.returncode}"])[-1].replace("ERROR: ", "pip: ", 1)
 
 
 def install(new: Path, has_pip: bool, lock: int) -> None:
@@ -178,36 +180,32 @@ def install(new: Path, has_pip: bool, lock: int) -> None:
     # A pip.conf may ask for --user, which an environment refuses. Each try takes 15 s behind a firewall that
     # drops packets, so two more have to do.
     command += ["--no-user", "--retries", "2", "--no-compile", "--disable-pip-version-check"]
-    command += ["-r", str(ROOT / "requirements.txt")]
+    command += ["-r", str(ROOT / "requirements.txt"), "--find-links", str(WHEELS)]
     if made_from()["wheels"]:
-        command += ["--find-links", str(WHEELS)]
-        if run([*command, "--no-index"], lock).returncode == 0:
+        outcome = run([*command, "--no-index"], lock)
+        if outcome.returncode == 0:
             return
+        if NO_ROOM in outcome.stdout:
+            fail(last_line(outcome))
         tell("wheels/ is not enough for this machine: asking the package index too")
     outcome = run(command, lock)
     if outcome.returncode != 0:
         target = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {os.uname().machine}"
-        fail(
-            f"the requirements cannot be installed: {last_line(outcome)}; "
-            f"let the device reach a package index, or ship wheels/ for {target}"
-        )
+        advice = f"; let the device reach a package index, or ship wheels/ for {target}"
+        fail(last_line(outcome) + (advice if NO_ROOM not in outcome.stdout else ""))
 
 
 def find_pip(new: Path, has_pip: bool) -> list[str]:
-    """The command of a pip that starts: the one in ``wheels/``, the system's, or what ensurepip installs."""
+    """The command of the pip in ``wheels/``, or else the system's, or else ensurepip's."""
     python = str(new / PYTHON)
-    system = [python, "-m", "pip"]
-    # A wheel of pip runs as it is.
-    pips = [[python, f"{wheel}/pip"] for wheel in sorted(WHEELS.glob("pip-*.whl"), reverse=True)]
-    for pip in [*pips, system] if has_pip else pips:
-        if run([*pip, "--version"]).returncode == 0:
-            return pip
-    if run([python, "-m", "ensurepip"]).returncode != 0:
+    for wheel in sorted(WHEELS.glob("pip-*.whl"), reverse=True):
+        return [python, f"{wheel}/pip"]  # a wheel of pip runs as it is
+    if not has_pip and run([python, "-m", "ensurepip"]).returncode != 0:
         fail(
             f"{Path(sys.executable).resolve()} has no pip to install the requirements with: "
             "apt-get install python3-pip, or ship wheels/"
         )
-    return system
+    return [python, "-m", "pip"]
 
 
 def look_into(environment: Path) -> dict[str, Any]:
