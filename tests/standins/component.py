@@ -18,6 +18,12 @@ from standins.nucleus import TIMEOUT, Nucleus
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Line(str):
+    """A line of the component's output, and when it came (monotonic seconds)."""
+
+    at: float
+
+
 class Component:
     """A context manager: the running agent, its output line by line, its children.
 
@@ -26,6 +32,10 @@ class Component:
         work: its work folder.
         extra: variables on top of those of the nucleus.
         limits: what a shell is to do before it becomes the component, such as ``ulimit -n 30``.
+        artifact: the folder that has ``src``.
+
+    Attributes:
+        reading: whether the output is read at all; a component must live with a reader that stalls.
     """
 
     def __init__(
@@ -35,14 +45,25 @@ class Component:
         extra: Optional[Mapping[str, str]] = None,
         limits: str = ":",
         python: str = sys.executable,
+        artifact: Path = ROOT,
     ) -> None:
         self._nucleus = nucleus
         self._work = work
         self._environment = {"PATH": os.environ["PATH"], **nucleus.environment(), **(extra or {})}
-        self._command = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", python, "-u", f"{ROOT}/src/main.py"]
+        self._command = [
+            "/bin/sh",
+            "-c",
+            f'{limits}; exec "$@"',
+            "sh",
+            python,
+            "-u",
+            f"{artifact}/src/main.py",
+        ]
         self._changed = threading.Condition()
-        self.out: list[str] = []
-        self.err: list[str] = []
+        self.out: list[Line] = []
+        self.err: list[Line] = []
+        self.reading = threading.Event()
+        self.reading.set()
         self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> Component:
@@ -62,21 +83,22 @@ class Component:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.reading.set()
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
 
     @property
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Line]:
         """Both streams' lines so far, those of stdout first."""
         with self._changed:
             return [*self.out, *self.err]
 
-    def matching(self, pattern: str) -> list[str]:
+    def matching(self, pattern: str) -> list[Line]:
         """The lines so far in which the regular expression is found."""
         return [line for line in self.lines if re.search(pattern, line)]
 
-    def wait_line(self, pattern: str, count: int = 1, timeout: float = TIMEOUT) -> str:
+    def wait_line(self, pattern: str, count: int = 1, timeout: float = TIMEOUT) -> Line:
         """Wait for the ``count``-th line in which the regular expression is found, and return it.
 
         Raises:
@@ -99,11 +121,13 @@ class Component:
             reader.join(timeout)
         return code
 
-    def _read(self, pipe: IO[bytes], lines: list[str]) -> None:
+    def _read(self, pipe: IO[bytes], lines: list[Line]) -> None:
         with pipe:
-            for line in pipe:
+            while self.reading.wait() and (text := pipe.readline()):
+                line = Line(text.decode(errors="replace").rstrip("\n"))
+                line.at = time.monotonic()
                 with self._changed:
-                    lines.append(line.decode(errors="replace").rstrip("\n"))
+                    lines.append(line)
                     self._changed.notify_all()
 
 

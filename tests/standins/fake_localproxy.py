@@ -30,7 +30,11 @@ if "--help" in sys.argv:
 folder = {folder!r}
 token = os.environ["AWSIOT_TUNNEL_ACCESS_TOKEN"]
 note = {{
-    "pid": os.getpid(), "argv": sys.argv[1:], "environment": dict(os.environ), "cwd": os.getcwd(),
+    "pid": os.getpid(), "argv": sys.argv[1:], "cwd": os.getcwd(),
+    # As it was given: Python adds to os.environ.
+    "environment": dict(
+        item.split("=", 1) for item in open("/proc/self/environ").read().split("\\0") if item
+    ),
     "entries": os.listdir("."), "group": os.getpgrp(),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd") if int(name) != 3),
 }}
@@ -118,13 +122,17 @@ globals()[name](argument)
 
 
 class FakeLocalproxy:
-    """An executable in ``folder``, and what its runs left there."""
+    """An executable in ``folder``, and what its runs left there.
 
-    def __init__(self, folder: Path, name: str = "localproxy") -> None:
+    Args:
+        help_text: what ``--help`` prints.
+    """
+
+    def __init__(self, folder: Path, name: str = "localproxy", help_text: str = HELP) -> None:
         self._notes = folder / f"{name}-runs"
         self._notes.mkdir(parents=True)
         self.path = folder / name
-        self.path.write_text(_SCRIPT.format(python=sys.executable, help=HELP, folder=str(self._notes)))
+        self.path.write_text(_SCRIPT.format(python=sys.executable, help=help_text, folder=str(self._notes)))
         self.path.chmod(0o755)
 
     def runs(self) -> list[dict[str, Any]]:

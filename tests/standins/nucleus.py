@@ -11,6 +11,8 @@ Threads: one accepts, one per connection reads and answers. Tests call from thei
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import json
 import socket
 import threading
@@ -82,25 +84,38 @@ class Nucleus:
         self.token = "SVCUID-0123456789ABCDEF"
         self.requests: list[Request] = []
         self.connects = 0
+        # How many subscriptions to IoT Core there were after each change of their number.
+        self.counts: list[int] = []
         self._configuration = configuration
         self._lite = lite
         self._refusals: dict[str, tuple[str, Optional[str]]] = {}
         self._stalled: set[str] = set()
         self._connections: set[_Connection] = set()
         self._changed = threading.Condition(threading.RLock())
-        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener: Optional[socket.socket] = None
 
     def __enter__(self) -> Nucleus:
-        self._listener.bind(str(self.socket_path))
-        self._listener.listen()
-        threading.Thread(target=self._accept, name="nucleus", daemon=True).start()
+        self.open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # shutdown() wakes the accepting thread, which close() alone does not.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.socket_path.unlink()
+        self.close()
+
+    def open(self) -> None:
+        """Listen; the second time as after a restart, with an empty memory of subscriptions."""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.socket_path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), name="nucleus", daemon=True).start()
+
+    def close(self) -> None:
+        """Be gone, with every connection."""
+        if self._listener is not None:
+            # shutdown() wakes the accepting thread, which close() alone does not.
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+            self.socket_path.unlink()
         self.drop_connections()
 
     def environment(self) -> dict[str, str]:
@@ -142,21 +157,35 @@ class Nucleus:
         """Replace the component's configuration and announce each key that changed."""
         with self._changed:
             before, self._configuration = self._configuration or {}, configuration
-        after = configuration or {}
-        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        for key in changed if announce else []:
-            self._announce_key(key)
+        for path in _changes(before, configuration or {}) if announce else []:
+            self._announce_key(path)
 
-    def _announce_key(self, key: str) -> None:
-        event = {"configurationUpdateEvent": {"componentName": COMPONENT, "keyPath": [key]}}
+    def merge(self, update: dict[str, Any]) -> None:
+        """Change the configuration as a deployment's merge does and announce each value that changed."""
+        with self._changed:
+            merged = _merged(self._configuration or {}, update)
+        self.configure(merged)
+
+    def _announce_key(self, path: list[str]) -> None:
+        event = {"configurationUpdateEvent": {"componentName": COMPONENT, "keyPath": path}}
         self._send_events("SubscribeToConfigurationUpdate", "ConfigurationUpdateEvents", lambda _: event)
 
     def announce_update(self, deployment: str) -> int:
         """Send the pre-update event of a deployment; the answer arrives as a DeferComponentUpdate."""
-        event = {"preUpdateEvent": {"deploymentId": deployment, "isGgcRestarting": False}}
+        return self._announce({"preUpdateEvent": {"deploymentId": deployment, "isGgcRestarting": False}})
+
+    def announce_update_over(self, deployment: str) -> int:
+        """Send the post-update event of a deployment."""
+        return self._announce({"postUpdateEvent": {"deploymentId": deployment}})
+
+    def _announce(self, event: dict[str, Any]) -> int:
         return self._send_events(
             "SubscribeToComponentUpdates", "ComponentUpdatePolicyEvents", lambda _: event
         )
+
+    def send_unreadable(self) -> int:
+        """Send every subscriber to IoT Core an event of a shape that no SDK knows."""
+        return self._send_events("SubscribeToIoTCore", "NoSuchShape", lambda _: {"secret": "in-the-payload"})
 
     def refuse(
         self, operation: str, error: Optional[str] = "ServiceError", message: Optional[str] = "refused"
@@ -168,7 +197,7 @@ class Nucleus:
                 self._refusals[operation] = (error, message)
 
     def stall(self, operation: str, stalled: bool = True) -> None:
-        """Leave ``operation`` without an answer from now on, or answer it again."""
+        """Leave ``operation`` (``Connect``, too) without an answer from now on, or answer it again."""
         with self._changed:
             (self._stalled.add if stalled else self._stalled.discard)(operation)
 
@@ -188,10 +217,8 @@ class Nucleus:
         with self._changed:
             connections = list(self._connections)
         for connection in connections:
-            try:
+            with contextlib.suppress(OSError):  # it was gone already
                 connection.peer.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it was gone already
 
     def subscriptions(self, operation: str = "SubscribeToIoTCore") -> list[dict[str, Any]]:
         """The requests of the subscriptions that are open now."""
@@ -229,21 +256,28 @@ class Nucleus:
             for request in self.asked("PublishToTopic")
         ]
 
-    def wait_status(self, event: str, count: int = 1, timeout: float = TIMEOUT) -> dict[str, Any]:
-        """Wait for the ``count``-th status event of this name and return it."""
+    def wait_status(
+        self, event: str, access_token: str = "", count: int = 1, timeout: float = TIMEOUT
+    ) -> dict[str, Any]:
+        """Wait for the ``count``-th status event of this name, with this access token if any; return it."""
+        digest = hashlib.sha256(access_token.encode()).hexdigest()[:12]
 
         def found() -> list[dict[str, Any]]:
-            return [status for status in self.status_events() if status["event"] == event]
+            return [
+                status
+                for status in self.status_events()
+                if status["event"] == event and (not access_token or status["token"] == digest)
+            ]
 
         self.wait_until(lambda: len(found()) >= count, timeout)
         return found()[count - 1]
 
     # The server.
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                peer, _ = self._listener.accept()
+                peer, _ = listener.accept()
             except OSError:
                 return  # closed
             threading.Thread(target=self._serve, args=(_Connection(peer),), daemon=True).start()
@@ -259,7 +293,7 @@ class Nucleus:
         finally:
             with self._changed:
                 self._connections.discard(connection)
-                self._changed.notify_all()
+                self._note_change()
             connection.peer.close()
 
     def _answer(self, connection: _Connection, message: Message) -> None:
@@ -267,15 +301,18 @@ class Nucleus:
             with self._changed:
                 accepted = json.loads(message.payload)["authToken"] == self.token
                 self.connects += 1
-                if accepted:
+                stalled = "Connect" in self._stalled
+                if accepted and not stalled:
                     self._connections.add(connection)
                 self._changed.notify_all()
+            if stalled:
+                return
             connection.send(Message(MessageType.CONNECT_ACK, flags=CONNECTION_ACCEPTED if accepted else 0))
         elif message.message_type is MessageType.APPLICATION_MESSAGE:
             if message.flags & TERMINATE_STREAM:
                 with self._changed:
                     connection.streams.pop(message.stream_id, None)
-                    self._changed.notify_all()
+                    self._note_change()
                 connection.send(Message(MessageType.APPLICATION_MESSAGE, message.stream_id, TERMINATE_STREAM))
             else:
                 operation = str(message.headers["operation"]).partition("#")[2]
@@ -304,7 +341,7 @@ class Nucleus:
                     self._respond(connection, stream_id, f"{operation}Response", answer)
                 else:
                     self._respond_error(connection, stream_id, *refusal)
-            self._changed.notify_all()
+            self._note_change()
 
     def _respond(
         self, connection: _Connection, stream_id: int, shape: str, content: dict[str, Any], flags: int = 0
@@ -356,8 +393,14 @@ class Nucleus:
             ]
             for connection, stream_id in forgotten:
                 del connection.streams[stream_id]
-            self._changed.notify_all()
+            self._note_change()
         return forgotten
+
+    def _note_change(self) -> None:
+        count = len(self.subscriptions())
+        if self.counts[-1:] != [count]:
+            self.counts.append(count)
+        self._changed.notify_all()
 
 
 def topic_fits(topic_filter: str, topic: str) -> bool:
@@ -369,6 +412,22 @@ def topic_fits(topic_filter: str, topic: str) -> bool:
         if index >= len(given) or level not in ("+", given[index]):
             return False
     return len(wanted) == len(given)
+
+
+def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Maps are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in update.items():
+        old = base.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _changes(before: Any, after: Any) -> list[list[str]]:
+    """The paths of the values that differ."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [[]]
+    return [[key, *path] for key in {**before, **after} for path in _changes(before.get(key), after.get(key))]
 
 
 def _headers(shape: str) -> dict[str, HeaderValue]:
