@@ -130,6 +130,8 @@ class Agent:
             self._on_configuration(event.value)
         elif isinstance(event, events.ConfigurationUnread):
             self._settings.on_unread()
+        elif isinstance(event, events.Trial):
+            (self._watchdog.add if event.runs else self._watchdog.remove)(event.group)
         elif isinstance(event, events.LocalproxyFound):
             self._on_localproxy(event)
         elif isinstance(event, events.UpdatePlanned):
@@ -170,7 +172,11 @@ class Agent:
             result: Union[Found, str]
             try:
                 result = find(
-                    configuration.localproxy_path, configuration.distribution, self._artifact, self._work
+                    configuration.localproxy_path,
+                    configuration.distribution,
+                    self._artifact,
+                    self._work,
+                    lambda group, runs: self.post(events.Trial(group, runs)),
                 )
             except NoLocalproxyError as error:
                 result = str(error)

@@ -34,6 +34,14 @@ class ConfigurationUnread:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A search has started a process group to try a localproxy, or that has ended."""
+
+    group: int
+    runs: bool
+
+
+@dataclass(frozen=True)
 class LocalproxyFound:
     """A search has ended. ``result`` is the reason where nothing usable was found."""
 
@@ -100,6 +108,7 @@ Event = Union[
     ConfigurationChanged,
     ConfigurationRead,
     ConfigurationUnread,
+    Trial,
     LocalproxyFound,
     UpdatePlanned,
     UpdateOver,

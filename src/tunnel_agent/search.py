@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from tunnel_agent.config import BUILTIN
 from tunnel_agent.launch import Localproxy
@@ -43,7 +43,11 @@ class Found:
     passed_over: tuple[str, ...]
 
 
-def find(configured: str, distribution: str, artifact: Path, work: Path) -> Found:
+# Is told of a trial's process group when it starts (True) and when it has ended (False).
+Watch = Callable[[int, bool], None]
+
+
+def find(configured: str, distribution: str, artifact: Path, work: Path, watch: Watch) -> Found:
     """The first usable localproxy in the order of the README.
 
     Args:
@@ -51,6 +55,7 @@ def find(configured: str, distribution: str, artifact: Path, work: Path) -> Foun
         distribution: the configuration key ``OS_DIST_INFO``.
         artifact: the component's unpacked artifact, read-only.
         work: the component's work folder.
+        watch: a trial must not outlive the agent any more than a tunnel.
 
     Raises:
         NoLocalproxyError: none can be used, or the configured one cannot.
@@ -58,7 +63,7 @@ def find(configured: str, distribution: str, artifact: Path, work: Path) -> Foun
     passed_over: list[str] = []
     for candidate in _candidates(configured, distribution, artifact):
         try:
-            return Found(_try(candidate, artifact, work), tuple(passed_over))
+            return Found(_try(candidate, artifact, work, watch), tuple(passed_over))
         except _UnusableError as error:
             passed_over.append(f"{candidate}: {error}")
     if configured:
@@ -115,17 +120,17 @@ def _os_release() -> str:
     return ""
 
 
-def _try(candidate: str, artifact: Path, work: Path) -> Localproxy:
+def _try(candidate: str, artifact: Path, work: Path, watch: Watch) -> Localproxy:
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
     if candidate == BUILTIN:
         # Without compiled files every start would compile the program anew, as the artifact is read-only.
         environment = {"PYTHONPATH": str(artifact / "src"), "PYTHONPYCACHEPREFIX": str(work / "pycache")}
         command: tuple[str, ...] = (sys.executable, "-u", "-m", "localproxy")
-        return replace(_trial(command, True, environment, work), environment=environment)
+        return replace(_trial(command, True, environment, work, watch), environment=environment)
     path = Path(candidate)
     if artifact in path.parents and not os.access(path, os.X_OK):
         path = _executable_copy(path, work)
-    return _trial((str(path),), False, environment, work)
+    return _trial((str(path),), False, environment, work, watch)
 
 
 def _executable_copy(source: Path, work: Path) -> Path:
@@ -145,7 +150,9 @@ def _executable_copy(source: Path, work: Path) -> Path:
     return target
 
 
-def _trial(command: tuple[str, ...], builtin: bool, environment: dict[str, str], work: Path) -> Localproxy:
+def _trial(
+    command: tuple[str, ...], builtin: bool, environment: dict[str, str], work: Path, watch: Watch
+) -> Localproxy:
     try:
         process = subprocess.Popen(
             [*command, "--help"],
@@ -161,6 +168,7 @@ def _trial(command: tuple[str, ...], builtin: bool, environment: dict[str, str],
     except OSError as error:
         raise _UnusableError(f"cannot be started: {error.strerror}") from error
     assert process.stdout is not None
+    watch(process.pid, True)
     try:
         output = _read_help(process.stdout.fileno())
         # The pipe is closed, so this is a formality; the time limit is for those that do not play along.
@@ -170,6 +178,7 @@ def _trial(command: tuple[str, ...], builtin: bool, environment: dict[str, str],
     finally:
         if process.returncode is None:
             _kill_group(process)
+        watch(process.pid, False)
         process.stdout.close()
     if output is None:
         raise _UnusableError(f"--help did not end within {_TRIAL_SECONDS:g} s")

@@ -12,9 +12,13 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
 from typing import Optional
 
 logger = logging.getLogger(__name__)
+
+# A shell that ends sooner than this (seconds) is broken, and starting it over and over would not mend it.
+_SOON = 1.0
 
 # The nucleus's own SIGTERM to all the component's processes must not take the watchdog first.
 _SCRIPT = """
@@ -39,10 +43,11 @@ class Watchdog:
     def __init__(self) -> None:
         self._groups: set[int] = set()
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self._started = 0.0
 
     def start(self) -> None:
-        """Start the shell, or another one where it ended; a failure is logged, as tunnels matter more."""
-        self.stop()
+        """Start the shell; a failure is logged, as tunnels matter more, and the next tunnel brings a new try."""
+        self._started = time.monotonic()
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _SCRIPT, "iot-tunnel-agent-watchdog"],
@@ -67,7 +72,10 @@ class Watchdog:
     def add(self, group: int) -> None:
         """A process group has started."""
         self._groups.add(group)
-        self._tell("+", group)
+        if self._process is None:
+            self.start()
+        else:
+            self._tell("+", group)
 
     def remove(self, group: int) -> None:
         """A process group has ended; to be called before its leader is reaped and its number free again."""
@@ -77,8 +85,12 @@ class Watchdog:
     def restart_if_ended(self) -> None:
         """After SIGCHLD: replace a watchdog that somebody killed."""
         if self._process is not None and self._process.poll() is not None:
-            logger.warning("the watchdog ended with %s; starting another", self._process.returncode)
-            self.start()
+            soon = time.monotonic() - self._started < _SOON
+            when = "with the next tunnel" if soon else "now"
+            logger.warning("the watchdog ended with %s; another starts %s", self._process.returncode, when)
+            self.stop()
+            if not soon:
+                self.start()
 
     def stop(self) -> None:
         """Let it go: with no groups left it ends by itself."""
