@@ -104,6 +104,7 @@ class Settings:
 
 def help_text() -> str:
     lines = [
+        version_text(),  # as everything that the C++ localproxy prints begins with it
         "Usage: localproxy -d MAP (-r REGION | -e HOST[:PORT]) [options]",
         "The destination side of AWS IoT secure tunneling.",
         "",
