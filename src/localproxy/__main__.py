@@ -11,7 +11,8 @@ import signal
 import sys
 from functools import partial
 
-from .command_line import UsageError, parse
+from .command_line import ACCESS_TOKEN, parse
+from .destinations import UsageError
 from .log import Log
 from .loop import Loop
 from .proxy import FAILURE, Proxy
@@ -31,20 +32,24 @@ def main() -> int:
     log.hide(settings.client_token or "")
     if settings.web_proxy:
         log.hide(settings.web_proxy.credentials or "")
-    loop = Loop()
-    proxy = Proxy(loop, log, settings)
+    if settings.token_is_visible:
+        log.warning(
+            f"A token is on the command line, where every user can read it: better set {ACCESS_TOKEN}"
+        )
     stopped_by: list[int] = []
-
-    def stop(number: int) -> None:
-        stopped_by.append(number)
-        proxy.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.on_signal(number, partial(stop, number))
     try:
+        loop = Loop()
+        proxy = Proxy(loop, log, settings)
+
+        def stop(number: int) -> None:
+            stopped_by.append(number)
+            proxy.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.on_signal(number, partial(stop, number))
         code = loop.run(proxy.run())
     except OSError as error:
-        log.fatal(f"Cannot start: {error}")
+        log.fatal(f"Cannot go on: {error}")
         return FAILURE
     if stopped_by:
         # Whoever waits for this process learns the truth about its end.

@@ -7,12 +7,10 @@ time; and the same for coroutines, with deadlines, as the handshakes need it. Wh
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
-import struct
-import termios
 from mmap import mmap
 
+from .kernel import unacknowledged_for
 from .loop import READ, WRITE, wait
 from .tls import TlsLayer
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 _received = memoryview(mmap(-1, 256 * 1024))
 _SEND = 256 * 1024
 _KEPT_BLOCK = 1024 * 1024
-# Where struct tcp_info of Linux keeps these (linux/tcp.h).
-_RETRANSMITS, _LAST_ACK_MS = 2, 56
 
 
 class Channel:
@@ -50,19 +46,8 @@ class Channel:
         return len(self._outgoing)
 
     def unacknowledged_for(self) -> float | None:
-        """Seconds since the peer's TCP last confirmed anything, None where nothing waits to be confirmed.
-
-        A peer that confirms but has closed its window (it does not read at present) counts as alive: 0.
-        This is why TCP_USER_TIMEOUT is not used, which ends such a connection.
-        """
-        try:
-            if not struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))[0]:
-                return None
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        except OSError:
-            return None
-        milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_MS)[0]
-        return milliseconds / 1000 if info[_RETRANSMITS] else 0.0
+        """Seconds since the peer's kernel last confirmed anything; None where nothing is unconfirmed."""
+        return unacknowledged_for(self._sock)
 
     async def start_tls(self, context: ssl.SSLContext, host: str, deadline: float) -> str:
         """Put one more layer around what is there; what it agreed on, in words. Raises OSError."""

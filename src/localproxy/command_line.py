@@ -15,6 +15,7 @@ import os
 import re
 
 from . import VERSION
+from .destinations import HOST_PORT, Destination, UsageError, joined, parse_destinations, port_number
 from .upgrade import MAX_REQUEST, upgrade_request
 from .web_proxy import web_proxy_for
 
@@ -41,29 +42,14 @@ _OPTIONS = (
     ("k", "no-ssl-host-verify", "", "INSECURE: do not verify the service's certificate"),
     ("v", "verbose", "LEVEL", "0 off, 1 fatal, 2 error, 3 warning, 4 info (default), 5 debug, 6 trace"),
     ("m", "mode", "MODE", "dst or destination; there is no source mode here"),
-    ("y", "destination-client-type", "TYPE", "Answer in the form of V1, V2 or V3 whatever the source speaks"),
+    (
+        "y",
+        "destination-client-type",
+        "TYPE",
+        "V1 or V2: always answer in that form; V3, the default: in the source's",
+    ),
 )
-_SERVICE_ID = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-
-
-class UsageError(Exception):
-    """The command line or the environment asks for what cannot be; the text is one line."""
-
-
-class Destination:
-    """Where a service listens: host and port, or the path of a Unix socket."""
-
-    __slots__ = ("host", "path", "port")
-
-    def __init__(self, host: str = "", port: int = 0, path: str = "") -> None:
-        self.host = host
-        self.port = port
-        self.path = path
-
-    def __str__(self) -> str:
-        return self.path or _joined(self.host, self.port)
 
 
 class Settings:
@@ -83,6 +69,7 @@ class Settings:
         verbosity: int = 4,
         form: str | None = None,
         web_proxy: WebProxy | None = None,
+        token_is_visible: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -96,10 +83,12 @@ class Settings:
         self.verbosity = verbosity
         self.form = form
         self.web_proxy = web_proxy
+        self.token_is_visible = token_is_visible
+        """Whether a token is in the argument list, where every user of this host can read it."""
 
     @property
     def endpoint(self) -> str:
-        return _joined(self.host, self.port)
+        return joined(self.host, self.port)
 
 
 def help_text() -> str:
@@ -169,37 +158,8 @@ def parse(arguments: Sequence[str], environ: MutableMapping[str, str]) -> Settin
         verbosity=_verbosity(given.get("verbose", "4")),
         form=form,
         web_proxy=web_proxy,
+        token_is_visible="access-token" in given or "client-token" in given,
     )
-
-
-def parse_destinations(text: str) -> dict[str, Destination]:
-    """`-d` in all its shapes: one destination without an id, or a list with ids. Raises UsageError."""
-    # An id holds no slash: what stands before the first = of a path is none. A comma ends a
-    # destination where another id follows, so a path may hold one too.
-    if not re.match(rf"{_SERVICE_ID.pattern}=", text):
-        return {"": _destination(text)}
-    destinations: dict[str, Destination] = {}
-    for part in re.split(rf",(?={_SERVICE_ID.pattern}=)", text):
-        service_id, _, where = part.partition("=")
-        if service_id in destinations:
-            raise UsageError(f"--destination-app: the service id {service_id} is there twice")
-        destinations[service_id] = _destination(where)
-    return destinations
-
-
-def _destination(text: str) -> Destination:
-    if "/" in text:
-        if len(os.fsencode(text)) > 107 or "\0" in text:
-            raise UsageError(f"--destination-app {text}: too long for the path of a socket")
-        return Destination(path=text)
-    if re.fullmatch("[0-9]+", text):
-        return Destination("localhost", _port(text, "--destination-app"))
-    found = _HOST_PORT.fullmatch(text)
-    if not found or not found["port"]:
-        raise UsageError(
-            f"--destination-app {text}: expected PORT, HOST:PORT, [IPV6]:PORT or a path with a /"
-        )
-    return Destination(found["v6"] or found["host"], _port(found["port"], "--destination-app"))
 
 
 def _read(arguments: Sequence[str]) -> dict[str, str]:
@@ -232,17 +192,11 @@ def _service(given: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str,
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", region):
             raise UsageError(f"--region {region}: no region, expected something like eu-central-1")
         return f"data.tunneling.iot.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}", 443
-    found = _HOST_PORT.fullmatch(endpoint or "")
+    found = HOST_PORT.fullmatch(endpoint or "")
     if not found:
         raise UsageError(f"--proxy-endpoint {endpoint}: expected HOST or HOST:PORT")
     host = (found["v6"] or found["host"]).lower()
-    return host, _port(found["port"], "--proxy-endpoint") if found["port"] else 443
-
-
-def _port(text: str, option: str) -> int:
-    if not 0 < int(text[:6]) < 65536:
-        raise UsageError(f"{option}: {text} is no port, expected 1 to 65535")
-    return int(text)
+    return host, port_number(found["port"], "--proxy-endpoint") if found["port"] else 443
 
 
 def _verbosity(text: str) -> int:
@@ -261,7 +215,3 @@ def _bind_address(text: str | None) -> str | None:
         return str(ip_address(text.strip("[]")))
     except ValueError:
         raise UsageError(f"--local-bind-address {text}: expected an IPv4 or IPv6 address") from None
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -78,7 +78,10 @@ async def resolve(loop: Loop, host: str, port: int, deadline: float) -> list[Add
 
     try:
         # The threading module costs 200 KiB, and this is all of it that is needed.
-        start_new_thread(look_up, ())
+        try:
+            start_new_thread(look_up, ())
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"no thread for the resolver: {error}") from error
         if await wait(loop, {ours: READ}, deadline) is None:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer from the resolver for {host}")
     finally:
@@ -109,6 +112,7 @@ async def _first_connected(
         while untried or under_way:
             if untried:
                 family, address = untried.pop(0)
+                sock = None
                 try:
                     sock = socket.socket(family, socket.SOCK_STREAM)
                     under_way[sock] = address
@@ -121,7 +125,8 @@ async def _first_connected(
                         raise OSError(code, os.strerror(code))
                 except OSError as error:
                     failure = _named(error, address)
-                    _discard(under_way, sock)
+                    if sock:
+                        _discard(under_way, sock)
                     continue
             patience = min(deadline, time.monotonic() + ATTEMPT_DELAY) if untried else deadline
             ready = await wait(loop, dict.fromkeys(under_way, WRITE), patience)

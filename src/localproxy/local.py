@@ -16,6 +16,7 @@ import time
 from mmap import mmap
 
 from .dial import connect_host, connect_unix
+from .kernel import unacknowledged
 from .loop import READ, WRITE, sleep
 from .message import MAX_PAYLOAD
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from .command_line import Destination
+    from .actions import Connection
+    from .destinations import Destination
     from .loop import Loop, Task, Timer
     from .message import Data
-    from .streams import Connection
 
     class Owner(Protocol):
         """Who is told what happens to a local connection."""
@@ -78,7 +79,7 @@ class LocalConnection:
         self._deaf = False
         self._silent = False
         self._shut_down = False
-        self._progress = 0.0
+        self._progress = False
         self._patience: Timer | None = None
         self._connecting: Task | None = loop.spawn(self._connect(bind_address))
 
@@ -119,8 +120,7 @@ class LocalConnection:
         if self._connecting and not self._queue:
             self.close()
             return
-        self._progress = time.monotonic()
-        self._patience = self._loop.call_at(self._progress + FLUSH_PATIENCE, self._lose_patience)
+        self._be_patient(FLUSH_PATIENCE)
         self._write_queue()
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class LocalConnection:
             else:
                 del self._queue[:sent]
         if len(self._queue) < before:
-            self._progress = time.monotonic()
+            self._progress = True
             self._owner.local_written()
         if self._flushing and not self._queue:
             self._end_writing()
@@ -226,6 +226,7 @@ class LocalConnection:
             self.close()
         elif not self._shut_down:
             self._shut_down = True
+            self._be_patient(LINGER_PATIENCE)
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
@@ -237,9 +238,17 @@ class LocalConnection:
         self._queue.clear()
         self._watch()
 
+    def _be_patient(self, seconds: float) -> None:
+        if self._patience:
+            self._patience.cancel()
+        self._patience = self._loop.call_at(time.monotonic() + seconds, self._lose_patience)
+
     def _lose_patience(self) -> None:
-        due = self._progress + (LINGER_PATIENCE if self._shut_down else FLUSH_PATIENCE)
-        if time.monotonic() >= due:
-            self.close()
+        """Time is up, unless the service takes bytes all the same."""
+        if self._sock and self._shut_down and unacknowledged(self._sock):
+            self._be_patient(LINGER_PATIENCE)
+        elif self._progress and not self._shut_down:
+            self._progress = False
+            self._be_patient(FLUSH_PATIENCE)
         else:
-            self._patience = self._loop.call_at(due, self._lose_patience)
+            self.close()

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 HANDSHAKE_PATIENCE = 30.0
 """Seconds for name, proxy, TCP, TLS and upgrade together."""
 
+BODY_PATIENCE = 3.0
+"""Seconds for the rest of a refusal whose head has come."""
+
 FIRST_DELAY, LAST_DELAY = 1.0, 60.0
 STEADY = 20.0
 """Seconds after which a connection counts as having worked, so that the backoff begins anew."""
@@ -195,6 +198,8 @@ class Proxy:
                 return answer
             if data:
                 answer = reader.feed(data)
+                if reader.is_known:
+                    deadline = min(deadline, time.monotonic() + BODY_PATIENCE)
             else:
                 answer = reader.give_up()
                 if answer is None:

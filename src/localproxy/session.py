@@ -16,28 +16,30 @@ from __future__ import annotations
 import time
 
 from . import frames
+from .actions import Close, Open, Reply, Warn, Write
 from .frames import FrameError, FrameParser
 from .local import MAX_PIECES, LocalConnection
 from .loop import READ, WRITE, Outcome
 from .message import MAX_PAYLOAD, Decoder, Message, MessageError, encode
-from .streams import Close, MissingDestinationError, Open, ProtocolError, Reply, Streams, Warn, Write
+from .streams import MissingDestinationError, ProtocolError, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .actions import Action, Connection
     from .channel import Channel
     from .command_line import Settings
     from .log import Log
     from .loop import Loop
     from .message import Data
-    from .streams import Action, Connection
 
 MAX_QUEUED = 4 * 1024 * 1024
 """Bytes that may wait for one local service before the tunnel is held up for it."""
 
 MAX_QUEUED_IN_ALL = 16 * 1024 * 1024
 MAX_CONNECTIONS = 500
+MAX_WARNINGS = 20
 
 _MAX_PENDING = 1024 * 1024
 """Answers and pongs that may wait for a service that sends but does not read, before it is not read."""
@@ -84,6 +86,7 @@ class Session:
         self._held = False
         self._congested = False
         self._pong: bytes | None = None
+        self._warnings = 0
         self._heard = time.monotonic()
 
     async def run(self, first: bytes) -> End:
@@ -102,7 +105,8 @@ class Session:
         return end
 
     def stop(self) -> None:
-        """End on request."""
+        """End on request, without waiting for local services any more."""
+        self._emptied.settle(None)
         self._finish(End(STOPPED, "stopped on request"), frames.GOING_AWAY)
 
     async def drain(self, patience: float) -> None:
@@ -217,7 +221,7 @@ class Session:
             elif isinstance(action, Reply):
                 self._reply(action.message)
             elif isinstance(action, Warn):
-                self._log.warning(action.text)
+                self._warn(action.text)
 
     def _write_batch(self) -> None:
         """Write what consecutive messages brought for one connection: one system call instead of many."""
@@ -227,7 +231,7 @@ class Session:
 
     def _open(self, connection: Connection) -> None:
         if len(self._locals) >= MAX_CONNECTIONS:
-            self._log.warning(f"{MAX_CONNECTIONS} local connections are open: {connection} is refused")
+            self._warn(f"{MAX_CONNECTIONS} local connections are open: {connection} is refused")
             self._carry_out(self._streams.connect_failed(connection))
             return
         destination = self._settings.destinations[connection.stream.service]
@@ -235,6 +239,14 @@ class Session:
             self._loop, self, connection, destination, self._settings.bind_address
         )
         self._locals[connection].allow_reading(not self._congested)
+
+    def _warn(self, text: str) -> None:
+        """A peer can provoke warnings as fast as it can send: a few will do."""
+        self._warnings += 1
+        if self._warnings <= MAX_WARNINGS:
+            self._log.warning(text)
+        if self._warnings == MAX_WARNINGS:
+            self._log.warning("Further warnings about this tunnel connection are left out")
 
     def _reply(self, message: Message) -> None:
         self._log.trace(f"Sending {message}")

@@ -4,17 +4,12 @@ What lives here: everything that decides about streams. What must not: sockets, 
 `Streams` stands for one tunnel connection and is thrown away with it.
 
 Theory of operation. Messages go in through `receive`; what the local side does goes in through `data`,
-`local_closed` and `connect_failed`. Out come actions for the caller to carry out in order:
+`local_closed` and `connect_failed`. Out come actions for the caller to carry out in order. `Connection`
+objects are their handles, compared by identity, so an old stream's bytes can never reach a new one that
+uses the same numbers.
 
-    Open(connection)            connect to the destination of connection.stream.service
-    Write(connection, payload)  bytes for the local service, in order, also before it is connected
-    Close(connection)           write what is still waiting, then close
-    Reply(message)              to the peer
-    Warn(text)                  for the log
-
-A service has at most one active stream, a stream any number of connections; `Connection` objects are
-the handles, compared by identity, so an old stream's bytes can never reach a new one that uses the same
-numbers. Whatever names no active stream or connection is stale and dropped.
+A service has at most one active stream, a stream any number of connections. Whatever names no active
+stream or connection is stale and dropped.
 
 The older protocols differ in the ids alone: V1 sends no service id, V1 and V2 no connection id. The
 peer's STREAM_START decides for its stream, answers carry exactly the ids that it carried, and a forced
@@ -23,16 +18,15 @@ form (`-y`) overrides that (protocol, "Speaking an older peer's language").
 
 from __future__ import annotations
 
+from .actions import Close, Connection, Open, Reply, Stream, Warn, Write
 from .message import Message, MessageType, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Union
 
+    from .actions import Action
     from .message import Data
-
-    Action = Union["Open", "Write", "Close", "Reply", "Warn"]
 
 # Nearly every message is one; looking up an enumeration's member takes a while on older Pythons.
 _DATA = MessageType.DATA
@@ -47,91 +41,6 @@ class ProtocolError(Exception):
 
 class MissingDestinationError(Exception):
     """The tunnel was opened with services that this proxy has no destination for."""
-
-
-class Stream:
-    """An active stream: its numbers, the ids its answers carry, and its connections by id."""
-
-    __slots__ = ("connections", "service", "service_id", "stream_id", "with_connection_ids")
-
-    def __init__(self, service: str, stream_id: int, service_id: str, with_connection_ids: bool) -> None:
-        self.service = service
-        self.stream_id = stream_id
-        self.service_id = service_id
-        self.with_connection_ids = with_connection_ids
-        self.connections: dict[int, Connection] = {}
-
-
-class Connection:
-    """One local TCP connection of a stream; `opens_stream` if the STREAM_START itself asked for it."""
-
-    __slots__ = ("connection_id", "opens_stream", "stream")
-
-    def __init__(self, stream: Stream, connection_id: int, opens_stream: bool) -> None:
-        self.stream = stream
-        self.connection_id = connection_id
-        self.opens_stream = opens_stream
-
-    def __repr__(self) -> str:
-        return f"stream {self.stream.stream_id} connection {self.connection_id}"
-
-
-class _Act:
-    """What two kinds of action have in common: equal by what they say."""
-
-    __slots__ = ("_said",)
-
-    def __init__(self, *said: object) -> None:
-        self._said = said
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._said == getattr(other, "_said", None)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}{self._said}"
-
-
-class Open(_Act):
-    __slots__ = ("connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self.connection = connection
-
-
-class Write(_Act):
-    __slots__ = ("connection", "payload")
-
-    def __init__(self, connection: Connection, payload: Data) -> None:
-        super().__init__(connection, payload)
-        self.connection = connection
-        self.payload = payload
-
-
-class Close(_Act):
-    __slots__ = ("connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self.connection = connection
-
-
-class Reply(_Act):
-    __slots__ = ("message",)
-
-    def __init__(self, message: Message) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-class Warn(_Act):
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
 
 
 class Streams:

@@ -82,6 +82,11 @@ class AnswerReader:
             return None
         return self._finish(answer, wanted, chunked)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing but a part of the body is missing."""
+        return self._answer is not None
+
     def give_up(self) -> Answer | None:
         """The answer as far as it came, when the peer hung up or takes too long with its body."""
         return self._finish(self._answer, MAX_BODY, False) if self._answer else None
