@@ -110,7 +110,8 @@ class Proxy:
 
     async def __aenter__(self) -> Proxy:
         self.tunnel = await self._service.open_tunnel(["SSH"])
-        environ = {**self._candidate.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": self.tunnel.destination.token.text}
+        token = self.tunnel.destination.token.text
+        environ = {**self._candidate.environ, "AWSIOT_TUNNEL_ACCESS_TOKEN": token}
         arguments = ["-e", self._service.endpoint, "-c", str(self._service.ca_directory), "-v", "1"]
         arguments += ["-d", f"SSH=127.0.0.1:{self._port}"]
         started = time.perf_counter()
@@ -244,7 +245,9 @@ async def round_trip(proxy: Proxy, candidate: Candidate, count: int = 2000) -> N
     candidate.add("1-byte round trip, p99 ms", times[count * 99 // 100])
 
 
-async def measure(candidate: Candidate, service: TunnelingService, port: int, folder: Path, size: int) -> None:
+async def measure(
+    candidate: Candidate, service: TunnelingService, port: int, folder: Path, size: int
+) -> None:
     """One round of everything."""
     async with Proxy(candidate, service, port, folder) as proxy:
         candidate.add("start to connected, ms", proxy.started * 1000)
