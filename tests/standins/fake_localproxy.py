@@ -70,6 +70,12 @@ def reject(_):
     log("error", 'Proxy server rejected web socket upgrade request: (HTTP/1.1 403 Forbidden) "bad token"')
     sys.exit(0)
 
+def rotated(_):
+    connected()
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pause()  # until the test rotates the token
+    reject(_)
+
 def stubborn(_):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stay(_)
