@@ -170,7 +170,7 @@ def run(command: list[str], lock: int | None = None) -> subprocess.CompletedProc
 def last_line(failed: subprocess.CompletedProcess[str]) -> str:
     """The line of a failed program's output that says why: its last error, or else its last."""
     lines = [line.strip() for line in failed.stdout.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR: ")]
+    errors = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
     return (errors or lines or [f"exit code {failed.returncode}"])[-1].replace("ERROR: ", "pip: ", 1)
 
 

@@ -11,7 +11,7 @@ wanted=$(cat ../requirements.txt requirements.txt | cksum)
 if [ "$(cat "$venv/made-from" 2>/dev/null)" != "$wanted" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv" >&2
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r ../requirements.txt -r requirements.txt >&2
+    "$venv/bin/pip" install -qq --disable-pip-version-check -r ../requirements.txt -r requirements.txt >&2
     echo "$wanted" > "$venv/made-from"
 fi
 echo "$venv"

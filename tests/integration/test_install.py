@@ -206,6 +206,15 @@ def test_ensurepip_serves_where_there_is_no_pip(
     assert version_in(work) == "1.0"
 
 
+def test_a_pip_that_crashes_is_one_line(
+    component: SmallComponent, python: SystemPython, work: Path, tmp_path: Path
+) -> None:
+    (python.site_packages / "pip").mkdir()
+    (python.site_packages / "pip/__main__.py").write_text("print('ERROR: Exception:', flush=True)\n1 / 0\n")
+    done = install(component, work, environment(python))
+    assert "ERROR ZeroDivisionError: division by zero; let the device reach" in done.stdout
+
+
 def test_an_externally_managed_python_and_a_pip_that_is_told_to_install_for_the_user(
     component: SmallComponent, python_with_pip: SystemPython, work: Path
 ) -> None:
@@ -277,8 +286,11 @@ def test_an_older_python3_is_passed_over(
     component: SmallComponent, python: SystemPython, work: Path, tmp_path: Path
 ) -> None:
     python.add(tiny_wheel(tmp_path))
-    (python.bin / "python3").unlink()
     old = python.bin / "python3"
+    # Under the newest name, as the machine's own would otherwise come first.
+    with contextlib.suppress(FileExistsError):
+        (python.bin / "python3.13").symlink_to(old.resolve().name)
+    old.unlink()
     old.write_text("#!/bin/sh\necho 'SyntaxError: Python 3.6 cannot do this' >&2\nexit 1\n")
     old.chmod(0o755)
     assert install(component, work, environment(python)).returncode == 0
