@@ -32,7 +32,7 @@ def main() -> int:
             logging.error("%s is not set: this program is to be started by a Greengrass nucleus", missing[0])
             return 1
         secrets.add(os.environ[_TOKEN], os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", ""))
-        agent = Agent(log, Path(__file__).resolve().parents[1], Path.cwd(), os.environ)
+        agent = Agent(log, Path(__file__).resolve().parents[1], Path.cwd(), dict(os.environ))
         _post_signals(agent)
         nucleus = Nucleus(os.environ[_SOCKET], os.environ[_TOKEN], os.environ[_THING], agent.post)
         return agent.run(nucleus)

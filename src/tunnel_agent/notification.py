@@ -33,16 +33,16 @@ class Notification:
         access_token: the destination's client access token: a secret, left out of the representation.
         region: the AWS region of the tunnel.
         services: at least one service id, each once, in the order of the notification.
+        digest: the SHA-256 of the access token: what tells notifications apart and may be kept and shown.
     """
 
     access_token: str = field(repr=False)
     region: str
     services: tuple[str, ...]
+    digest: bytes = field(init=False)
 
-    @property
-    def digest(self) -> bytes:
-        """The SHA-256 of the access token: what tells notifications apart and may be kept and shown."""
-        return hashlib.sha256(self.access_token.encode()).digest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha256(self.access_token.encode()).digest())
 
     @classmethod
     def parse(cls, payload: bytes) -> Notification:

@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -74,14 +73,14 @@ class Launch:
     Attributes:
         command: the program and its arguments.
         environment: all of it.
-        work: where the empty working directory is made, if there is room.
+        folder: its working directory, empty and its own; the tunnel removes it.
         timeout: how long the tunnel may be open, in seconds.
         verbosity: the ``-v`` number up to which localproxy's lines go to the log.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str] = field(repr=False)
-    work: Path
+    folder: Path
     timeout: float
     verbosity: int
 
@@ -128,15 +127,12 @@ class Tunnel:
         self._rejection = ""
         self._stopped: Optional[tuple[str, str]] = None
         self._last_lines: list[str] = []
+        self._folder = launch.folder
         try:
-            self._folder = _empty_folder(number, launch.work)
-            try:
-                self._process = _spawn(launch, self._folder)
-            except OSError:
-                self._remove_folder()
-                raise
+            self._process = _spawn(launch)
         except OSError as error:
             reason = _TRANSIENT.get(error.errno or 0)
+            self._remove_folder()
             program = f"{launch.command[0]} cannot be started: {error.strerror}"
             raise StartError(reason or program, reason is not None) from error
         watchdog.add(self._process.pid)
@@ -254,33 +250,17 @@ class Tunnel:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _spawn(launch: Launch, folder: Path) -> subprocess.Popen[bytes]:
+def _spawn(launch: Launch) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         launch.command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=folder,
+        cwd=launch.folder,
         env=launch.environment,
         start_new_session=True,  # and with it a process group of its own
         bufsize=0,
     )
-
-
-def _empty_folder(number: int, work: Path) -> Path:
-    """An empty folder for this tunnel alone: localproxy reads every file in ./config as a service map.
-
-    A full disk is just when somebody wants to log in, so a folder in memory will do as well.
-    """
-    parents = [work / "tunnels", Path("/dev/shm"), Path(tempfile.gettempdir())]  # noqa: S108 - mkdtemp is safe
-    for parent in parents:
-        try:
-            if parent == parents[0]:
-                parent.mkdir(mode=0o700, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f"{number}-", dir=parent))
-        except OSError as error:
-            last = error
-    raise last
 
 
 def _signal_name(number: int) -> str:
