@@ -164,6 +164,7 @@ class Agent:
         if configuration is None:
             return
         if first:
+            logging.getLogger().setLevel(configuration.log_level)
             # Before the search, which may take a while: what arrives in the meantime waits.
             self._subscribe(configuration)
         if self._settings.configuration is configuration:

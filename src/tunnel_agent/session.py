@@ -34,7 +34,7 @@ _ANSWER_SECONDS = 10.0
 _LASTING_SECONDS = 60.0  # a subscription that ended after this long is opened again at once
 
 # What an operation may raise when the nucleus cannot do it now, or not at all. An error that the SDK has no
-# shape for arrives as one of its own.
+# shape for arrives as one of its own, and what its native part cannot begin with as a RuntimeError.
 FAILURES = (
     rpc.EventStreamOperationError,
     rpc.EventStreamError,
@@ -43,6 +43,7 @@ FAILURES = (
     rpc.ConnectionClosedError,
     rpc.StreamClosedError,
     AwsCrtError,
+    RuntimeError,
     concurrent.futures.TimeoutError,
     OSError,
 )

@@ -46,7 +46,7 @@ class Watchdog:
         self._started = 0.0
 
     def start(self) -> None:
-        """Start the shell; a failure is logged, as tunnels matter more, and the next tunnel brings a new try."""
+        """Start the shell; a failure is logged, as tunnels matter more, and the next one brings a new try."""
         self._started = time.monotonic()
         try:
             self._process = subprocess.Popen(

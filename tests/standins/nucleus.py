@@ -160,11 +160,15 @@ class Nucleus:
         for path in _changes(before, configuration or {}) if announce else []:
             self._announce_key(path)
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The component's configuration now."""
+        with self._changed:
+            return dict(self._configuration or {})
+
     def merge(self, update: dict[str, Any]) -> None:
         """Change the configuration as a deployment's merge does and announce each value that changed."""
-        with self._changed:
-            merged = _merged(self._configuration or {}, update)
-        self.configure(merged)
+        self.configure(_merged(self.configuration, update))
 
     def _announce_key(self, path: list[str]) -> None:
         event = {"configurationUpdateEvent": {"componentName": COMPONENT, "keyPath": path}}
@@ -245,9 +249,9 @@ class Nucleus:
             if not self._changed.wait_for(condition, timeout):
                 raise TimeoutError(f"not within {timeout} s; asked: {[r.operation for r in self.requests]}")
 
-    def wait_subscribed(self, timeout: float = TIMEOUT) -> None:
-        """Wait until a subscription to the notify topic is open."""
-        self.wait_until(lambda: bool(self.subscriptions()), timeout)
+    def wait_subscribed(self, operation: str = "SubscribeToIoTCore", timeout: float = TIMEOUT) -> None:
+        """Wait until a subscription made with ``operation`` is open."""
+        self.wait_until(lambda: bool(self.subscriptions(operation)), timeout)
 
     def status_events(self) -> list[dict[str, Any]]:
         """The JSON messages that were published to local topics, oldest first, with their ``topic``."""
