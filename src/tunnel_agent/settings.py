@@ -94,12 +94,7 @@ class Settings:
         except ConfigurationError as error:
             self._refuse(str(error))
             return None
-        current = self._candidate or self.configuration
-        if (
-            current is None
-            or current.localproxy_path != configuration.localproxy_path
-            or current.distribution != configuration.distribution
-        ):
+        if not _choose_alike(self._candidate or self.configuration, configuration):
             self._candidate = configuration
             self._search(configuration)
         elif self._candidate is not None:
@@ -124,20 +119,20 @@ class Settings:
             UnusableError: there is none, and it was the first search.
         """
         candidate = self._candidate
-        if (
-            candidate is None
-            or candidate.localproxy_path != searched.localproxy_path
-            or candidate.distribution != searched.distribution
-        ):
+        if candidate is None or not _choose_alike(candidate, searched):
             return False  # a later update made it out of date
         self._candidate = None
-        if isinstance(result, str):
+        if isinstance(result, Found):
+            for line in result.passed_over:
+                logger.warning("passed over as localproxy: %s", line)
+            self.localproxy = result.localproxy
+            logger.info("localproxy: %s", self.localproxy)
+        elif _choose_alike(self.configuration, candidate):
+            # No update asked for this search; what one brought meanwhile is not to be lost.
+            logger.error("%s", result)
+        else:
             self._refuse(result)
             return False
-        for line in result.passed_over:
-            logger.warning("passed over as localproxy: %s", line)
-        self.localproxy = result.localproxy
-        logger.info("localproxy: %s", self.localproxy)
         changed = candidate is not self.configuration
         self.configuration = candidate
         return changed
@@ -146,3 +141,11 @@ class Settings:
         if self.configuration is None:
             raise UnusableError(reason)
         logger.error("the update is refused, the configuration stays as it was: %s", reason)
+
+
+def _choose_alike(one: Optional[Configuration], other: Configuration) -> bool:
+    """Whether a search for one of them serves the other."""
+    return one is not None and (one.localproxy_path, one.distribution) == (
+        other.localproxy_path,
+        other.distribution,
+    )

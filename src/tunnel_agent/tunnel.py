@@ -14,16 +14,15 @@ import enum
 import errno
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Callable, Optional
 
+from tunnel_agent.berth import Berth, StartError
 from tunnel_agent.events import Event
 from tunnel_agent.logs import ComponentLog
 from tunnel_agent.notification import Notification
@@ -34,26 +33,6 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 _DRAIN_SECONDS = 1.0  # for the last lines of a process that is gone
-
-# Errors of a device that is short of something now and may not be in a moment.
-_TRANSIENT = {
-    errno.EAGAIN: "no more processes or threads are allowed now",
-    errno.ENOMEM: "there is not enough memory now",
-    errno.EMFILE: "this component has too many files open",
-    errno.ENFILE: "the device has too many files open",
-}
-
-
-class StartError(Exception):
-    """localproxy could not be started: why, in one line.
-
-    Attributes:
-        transient: whether the same start may work in a moment.
-    """
-
-    def __init__(self, reason: str, transient: bool) -> None:
-        super().__init__(reason)
-        self.transient = transient
 
 
 class State(enum.Enum):
@@ -73,14 +52,12 @@ class Launch:
     Attributes:
         command: the program and its arguments.
         environment: all of it.
-        folder: its working directory, empty and its own; the tunnel removes it.
         timeout: how long the tunnel may be open, in seconds.
         verbosity: the ``-v`` number up to which localproxy's lines go to the log.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str] = field(repr=False)
-    folder: Path
     timeout: float
     verbosity: int
 
@@ -92,6 +69,7 @@ class Tunnel:
         number: counts the tunnels of this agent; a number is never used twice.
         notification: what it is started for.
         launch: how.
+        berth: its folder and its pipes, which the tunnel takes care of from now on.
         client_token: the other secret that it is started with; empty for none.
         watchdog: is told of the process.
         log: gets the output.
@@ -109,6 +87,7 @@ class Tunnel:
         number: int,
         notification: Notification,
         launch: Launch,
+        berth: Berth,
         client_token: str,
         watchdog: Watchdog,
         log: ComponentLog,
@@ -127,29 +106,23 @@ class Tunnel:
         self._rejection = ""
         self._stopped: Optional[tuple[str, str]] = None
         self._last_lines: list[str] = []
-        self._folder = launch.folder
+        self._berth = berth
         try:
-            self._process = _spawn(launch)
+            self._process = _spawn(launch, berth)
         except OSError as error:
-            reason = _TRANSIENT.get(error.errno or 0)
-            self._remove_folder()
-            program = f"{launch.command[0]} cannot be started: {error.strerror}"
-            raise StartError(reason or program, reason is not None) from error
+            berth.clear()
+            raise StartError(f"{launch.command[0]} cannot be started", error) from error
         watchdog.add(self._process.pid)
         try:
-            self._start_pumps(launch.verbosity, log, post)
+            for pipe, unformatted in ((berth.out, logging.INFO), (berth.err, logging.WARNING)):
+                pipe.close_writing()
+                reader = OutputReader(number, self.prefix, launch.verbosity, unformatted, log.secrets)
+                threading.Thread(target=pump, args=(pipe.reading, reader, log, post), daemon=True).start()
         except RuntimeError as error:  # what threading makes of EAGAIN
             self._signal(signal.SIGKILL)
             self._reap()
-            self._remove_folder()
-            raise StartError(_TRANSIENT[errno.EAGAIN], True) from error
-
-    def _start_pumps(self, verbosity: int, log: ComponentLog, post: Callable[[Event], None]) -> None:
-        pipes = ((self._process.stdout, logging.INFO), (self._process.stderr, logging.WARNING))
-        for pipe, unformatted in pipes:
-            assert pipe is not None
-            reader = OutputReader(self.number, self.prefix, verbosity, unformatted, log.secrets)
-            threading.Thread(target=pump, args=(pipe, reader, log, post), daemon=True).start()
+            berth.clear()
+            raise StartError("no thread", OSError(errno.EAGAIN, "")) from error
 
     @property
     def next_deadline(self) -> float:
@@ -203,7 +176,7 @@ class Tunnel:
             return
         self._signal(signal.SIGKILL)  # what it left behind in its group
         self._reap()
-        self._remove_folder()
+        self._berth.remove_folder()
         self.state = State.DRAINING if self._open_pipes else State.ENDED
         self._deadline = time.monotonic() + _DRAIN_SECONDS
 
@@ -234,6 +207,9 @@ class Tunnel:
             return "rejected", self._rejection
         if code == 0:
             return "closed", "localproxy ended" if self._connected else "localproxy ended before it connected"
+        if code == -signal.SIGTERM:
+            # A nucleus sends it to all processes of a component that it stops, perhaps to the agent last.
+            return "closed", "localproxy was ended with SIGTERM"
         how = f"exit code {code}" if code > 0 else f"signal {_signal_name(-code)}"
         return "failed", "; ".join([f"localproxy ended with {how}", *self._last_lines])
 
@@ -246,20 +222,16 @@ class Tunnel:
         self._watchdog.remove(self._process.pid)
         self._process.wait()
 
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
-
-def _spawn(launch: Launch) -> subprocess.Popen[bytes]:
+def _spawn(launch: Launch, berth: Berth) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         launch.command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=launch.folder,
+        stdin=berth.null,
+        stdout=berth.out.writing,
+        stderr=berth.err.writing,
+        cwd=berth.folder,
         env=launch.environment,
         start_new_session=True,  # and with it a process group of its own
-        bufsize=0,
     )
 
 

@@ -1,4 +1,4 @@
-"""The end of the real agent process, asked for or not: what is left, and when. And that it sleeps meanwhile."""
+"""The end of the real agent process, asked for or not: what is left, and when; and that it sleeps before."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_the_nucleus_asks_every_process_at_once(start: Start, fake: FakeLocalpro
     """As classic does; the localproxy may be gone before the agent knows why."""
     nucleus, component = start()
     run = live(nucleus, fake)
-    for pid in [*descendants(component.process.pid), component.process.pid]:
+    for pid in descendants(component.process.pid):
         os.kill(pid, signal.SIGTERM)
-    assert component.wait() == 0
-    assert nucleus.status_events()[-1]["event"] == "closed"
+    nucleus.wait_status("closed")
+    assert component.stop() == 0
     assert not alive(run["pid"])
     assert component.err == []
 

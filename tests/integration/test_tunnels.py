@@ -24,7 +24,7 @@ def test_a_notification_starts_localproxy_in_an_empty_folder(start: Start, fake:
     other = live(nucleus, fake)
     assert other["cwd"] != run["cwd"]
     os.kill(run["pid"], signal.SIGTERM)
-    nucleus.wait_status("failed")
+    nucleus.wait_status("closed")
     assert not Path(run["cwd"]).exists()
     assert Path(other["cwd"]).exists()
     assert component.stop() == 0
@@ -38,6 +38,7 @@ def test_a_notification_starts_localproxy_in_an_empty_folder(start: Start, fake:
         ("levels", "closed", "INFO", "localproxy ended before it connected"),
         ("reject", "rejected", "WARNING", '(HTTP/1.1 403 Forbidden) "bad token"'),
         ("exit:3", "failed", "ERROR", "localproxy ended with exit code 3"),
+        ("die:15", "closed", "INFO", "localproxy was ended with SIGTERM"),
         ("die:9", "failed", "ERROR", "localproxy ended with signal SIGKILL"),
         (
             "fail",
@@ -152,19 +153,19 @@ def test_what_localproxy_started_goes_with_it(start: Start, fake: FakeLocalproxy
     nucleus.notify(notification(secret))
     first = child(1)
     os.kill(fake.run_of(secret)["pid"], signal.SIGTERM)
-    nucleus.wait_status("failed")
+    nucleus.wait_status("closed")
     assert gone(first, timeout=0)
 
     nucleus.notify(notification(token("orphan")))
     second = child(2)
-    nucleus.wait_status("closed")
+    nucleus.wait_status("closed", count=2)
     assert gone(second, timeout=0)
 
     # One that left the process group is beyond reach, but the tunnel ends all the same.
     nucleus.notify(notification(token("daemon")))
     third = child(3)
     try:
-        nucleus.wait_status("closed", count=2, timeout=3)
+        nucleus.wait_status("closed", count=3, timeout=3)
         component.wait_line(r"^WARNING \[tunnel 3 SSH\] something that localproxy started is still there")
         live(nucleus, fake)
         assert component.stop() == 0

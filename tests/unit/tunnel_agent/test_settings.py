@@ -164,3 +164,16 @@ def test_search_again() -> None:
     assert not settings.on_found(nucleus.searches[-1], SECOND)
     assert settings.localproxy == SECOND.localproxy
     assert settings.settled
+
+
+def test_an_update_is_not_lost_with_a_localproxy_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """It may have switched a service off, and the localproxy may come back."""
+    nucleus = Nucleus()
+    settings = nucleus.applied(services={"SSH": 22})
+    settings.search_again()
+    update = settings.on_read({"services": {"SSH": ""}})
+    assert settings.on_found(nucleus.searches[-1], "nothing there")
+    assert settings.configuration is update
+    assert settings.settled
+    assert settings.localproxy == FIRST.localproxy
+    assert [record.getMessage() for record in caplog.records] == ["nothing there"]
