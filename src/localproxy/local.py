@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         def local_gone(self, local: LocalConnection) -> None: ...
 
 
-RETRY_DELAYS = (0.25, 0.75, 1.5, 2.5, 2.5)
+RETRY_DELAYS = (0.25, 0.75, 1.5, 2.5, 2.5, 2.5)
 CONNECT_PATIENCE = 11.0
 """Seconds until a failure to connect must be answered, less a margin (protocol: 12)."""
 

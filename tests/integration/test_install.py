@@ -220,7 +220,7 @@ def test_an_externally_managed_python_and_a_pip_that_is_told_to_install_for_the_
 ) -> None:
     (python_with_pip.library / "EXTERNALLY-MANAGED").write_text("[externally-managed]\nError=use apt\n")
     component.add_wheel()
-    assert install(component, work, environment(python_with_pip, PIP_USER="1")).returncode == 0
+    assert install(component, work, environment(python_with_pip, PIP_USER="1", HOME=str(work))).returncode == 0
     assert version_in(work) == "1.0"
 
 
