@@ -6,6 +6,10 @@ pipe of each tunnel.
 The C++ localproxy and the built-in one print one line a record::
 
     [2026-11-22 00:14:27.395683] (0x00007f54) [info] text
+
+and the C++ one before 3.1, which still is what old systems can run::
+
+    [2026-11-22T00:14:27.395683]{32596}[info]    text
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from tunnel_agent.logs import ComponentLog, Secrets
 
 logger = logging.getLogger(__name__)
 
-_RECORD = re.compile(r"\[\d{4}-\d\d-\d\d[ T][\d:.]+\] \(0x[0-9a-f]+\) \[([a-z]+)\] (.*)")
+_RECORD = re.compile(r"\[\d{4}-\d\d-\d\d[ T][\d:.]+\](?: \(0x[0-9a-f]+\) |\{\d+\})\[([a-z]+)\] +(.*)")
 _CONNECTED = "Successfully established websocket connection"
 _REJECTED = "Proxy server rejected web socket upgrade request: "
 

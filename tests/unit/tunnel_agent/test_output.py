@@ -60,6 +60,18 @@ def test_verbosity() -> None:
         assert len(read(text.encode(), verbosity=verbosity)[0]) == verbosity
 
 
+def test_records_of_old_binaries() -> None:
+    old = "[2026-11-22T00:14:27.395683]{32596}"
+    records, events = read(
+        f"{old}[info]    Successfully established websocket connection\n{old}[warning] slow\n".encode()
+    )
+    assert records == [
+        (logging.INFO, "INFO [tunnel 3 SSH] Successfully established websocket connection"),
+        (logging.WARNING, "WARNING [tunnel 3 SSH] slow"),
+    ]
+    assert events == [TunnelConnected(3)]
+
+
 def test_what_lines_tell() -> None:
     text = (
         f"{TIME} [info] Successfully established websocket connection with proxy server: wss://x\n"
