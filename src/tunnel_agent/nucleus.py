@@ -6,6 +6,7 @@ The session's thread does all of it; what the nucleus sends becomes an event for
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 from collections import deque
@@ -30,7 +31,7 @@ from tunnel_agent.session import FAILURES, Chore, Session, said
 logger = logging.getLogger(__name__)
 
 _COMPONENT = "com.javatask.iot-tunnel-agent"
-_MAX_UNSENT = 200  # status events that are kept for the next connection
+_MAX_UNSENT = 200  # status events that wait for the next connection, or for an answer
 
 
 class Nucleus:
@@ -51,6 +52,7 @@ class Nucleus:
         self._wanted = False  # whether the agent can take notifications
         self._was_subscribed = False
         self._unsent: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=_MAX_UNSENT)
+        self._unanswered: set[concurrent.futures.Future[Any]] = set()
         self._publishing_refused = False
         self._read = Chore("read the configuration", self._read_configuration, renewed=False)
         self._notify = Chore(f"subscribe to {self._topic}", self._subscribe_notifications, renewed=True)
@@ -92,9 +94,14 @@ class Nucleus:
         self._session.put(partial(self._on_answer_update, deployment, recheck_milliseconds))
 
     def finish(self, timeout: float) -> None:
-        """Wait until everything asked for so far is done, at most ``timeout`` seconds."""
+        """Wait until everything asked for so far is done and answered, at most ``timeout`` seconds."""
         done = threading.Event()
-        self._session.put(done.set)
+
+        def finish() -> None:
+            concurrent.futures.wait(self._unanswered, timeout)
+            done.set()
+
+        self._session.put(finish)
         done.wait(timeout)
 
     # On the session's thread.
@@ -208,15 +215,32 @@ class Nucleus:
         request = model.PublishToTopicRequest(
             topic=topic, publish_message=model.PublishMessage(json_message=model.JsonMessage(message=message))
         )
+        self._unanswered = {answer for answer in self._unanswered if not answer.done()}
+        if len(self._unanswered) >= _MAX_UNSENT:
+            logger.debug("a status event was not published: the nucleus does not answer")
+            return
         try:
-            self._session.call(self._session.client.new_publish_to_topic(), request)
+            operation = self._session.client.new_publish_to_topic()
+            operation.activate(request)
         except FAILURES as error:
-            if isinstance(error, model.UnauthorizedError) and not self._publishing_refused:
-                self._publishing_refused = True
-                logger.warning(
-                    "no status events: aws.greengrass.ipc.pubsub in the configuration key accessControl must "
-                    "allow aws.greengrass#PublishToTopic on %s",
-                    topic,
-                )
-            else:
-                logger.debug("a status event was not published: %s", said(error))
+            logger.debug("a status event was not published: %s", said(error))
+            return
+        # Not waited for: the configuration and the deployments are not to wait for an answer to this.
+        answer = operation.get_response()
+        self._unanswered.add(answer)
+        answer.add_done_callback(
+            lambda answer: self._session.put(partial(self._on_published, operation, topic, answer))
+        )
+
+    def _on_published(self, operation: Any, topic: str, answer: concurrent.futures.Future[Any]) -> None:
+        operation.close()
+        error = answer.exception()
+        if isinstance(error, model.UnauthorizedError) and not self._publishing_refused:
+            self._publishing_refused = True
+            logger.warning(
+                "no status events: aws.greengrass.ipc.pubsub in the configuration key accessControl must "
+                "allow aws.greengrass#PublishToTopic on %s",
+                topic,
+            )
+        elif error is not None:
+            logger.debug("a status event was not published: %s", said(error))
