@@ -19,16 +19,16 @@ from typing import Optional, Union
 
 from tunnel_agent import events, launch
 from tunnel_agent.backoff import Backoff
+from tunnel_agent.berth import Berths, StartError
 from tunnel_agent.config import Configuration
 from tunnel_agent.deployments import Deferral
-from tunnel_agent.folders import Folders
 from tunnel_agent.logs import ComponentLog
 from tunnel_agent.notification import Notification, NotificationError
 from tunnel_agent.nucleus import Nucleus
 from tunnel_agent.search import Found, NoLocalproxyError, find
 from tunnel_agent.settings import Settings, UnusableError
 from tunnel_agent.status import status_event
-from tunnel_agent.tunnel import Launch, StartError, Tunnel
+from tunnel_agent.tunnel import Launch, Tunnel
 from tunnel_agent.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Agent:
         self._log = log
         self._artifact = artifact
         self._work = work
-        self._folders = Folders(work)
+        self._berths = Berths(work)
         self._environment = environment
         self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._nucleus: Nucleus
@@ -196,7 +196,7 @@ class Agent:
             self._apply(self._settings.configuration)
 
     def _apply(self, configuration: Configuration) -> None:
-        self._folders.prepare()
+        self._berths.prepare()
         logging.getLogger().setLevel(configuration.log_level)
         for key in configuration.unknown_keys:
             logger.warning("configuration key %s is not known and has no effect", key)
@@ -254,11 +254,6 @@ class Agent:
         localproxy: launch.Localproxy,
     ) -> None:
         notification = attempt.notification
-        try:
-            folder = self._folders.take()
-        except OSError as error:
-            self._refuse(notification, f"no working directory can be made for localproxy: {error}")
-            return
         client_token = str(uuid.uuid4()) if configuration.reconnect_with_client_token else ""
         host = launch.endpoint_host(configuration, notification.region)
         self._log.secrets.add(notification.access_token, client_token)
@@ -272,10 +267,10 @@ class Agent:
                     launch.environment(
                         localproxy, self._environment, host, notification.access_token, client_token
                     ),
-                    folder,
                     configuration.tunnel_timeout_seconds,
                     configuration.localproxy_verbosity,
                 ),
+                self._berths.take(),
                 client_token,
                 self._watchdog,
                 self._log,
@@ -294,7 +289,7 @@ class Agent:
         if launch.speaks_v1_only(command, localproxy):
             logger.info("%s a V3 localproxy as its source needs --destination-client-type V1", tunnel.prefix)
         self._publish("opened", tunnel.number, notification)
-        self._folders.prepare()
+        self._berths.prepare()
 
     def _on_start_error(self, attempt: _Attempt, error: StartError) -> None:
         attempt.tries += 1

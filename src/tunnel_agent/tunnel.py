@@ -118,6 +118,7 @@ class Tunnel:
                 pipe.close_writing()
                 reader = OutputReader(number, self.prefix, launch.verbosity, unformatted, log.secrets)
                 threading.Thread(target=pump, args=(pipe.reading, reader, log, post), daemon=True).start()
+                pipe.reading = None  # the pump's to close
         except RuntimeError as error:  # what threading makes of EAGAIN
             self._signal(signal.SIGKILL)
             self._reap()
