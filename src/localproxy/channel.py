@@ -36,6 +36,7 @@ class Channel:
         self._sock = sock
         self._layers: list[TlsLayer] = []
         self._outgoing = bytearray()
+        self._ended = False
         # Frees one large block, and with it tells glibc to keep blocks up to that size for reuse. Otherwise
         # it would give each frame's buffers back to the kernel and fetch fresh pages for the next, which is
         # most of a transfer's CPU. (mallopt says the same, but ctypes for it costs 100 KiB for good.)
@@ -96,16 +97,19 @@ class Channel:
         The data is only good until the next read: whoever keeps it copies it. Nothing and False mean that
         there may be more later.
         """
+        if self._ended:
+            return b"", True
         try:
             count = self._sock.recv_into(_received)
         except BlockingIOError:
             return b"", False
         data: Data = _received[:count]
-        ended = count == 0
+        self._ended = count == 0
         for layer in reversed(self._layers):
-            data, layer_ended = layer.decrypt(data)
-            ended = ended or layer_ended
-        return data, ended
+            data, ended = layer.decrypt(data)
+            # A peer may say so in TLS long before it closes its socket.
+            self._ended = self._ended or ended
+        return data, self._ended
 
     async def send(self, data: bytes, deadline: float) -> None:
         """Write, and wait until all is sent. Raises OSError (TimeoutError)."""

@@ -103,7 +103,9 @@ class Proxy:
             except (OSError, AnswerError) as error:
                 self._log.error(f"Could not connect to {self._settings.endpoint}: {_reason(error)}")
             else:
-                self._log.info("Successfully established websocket connection")
+                self._log.info(
+                    f"Successfully established websocket connection with proxy server: wss://{self._settings.endpoint}"
+                )
                 code = await self._serve(channel, answer.rest)
                 if code is not None:
                     return code
