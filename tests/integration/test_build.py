@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from standins.deployment import PROJECT, Build, Deployment, build, stop
+from standins.namespaces import namespace
 from standins.nucleus import Nucleus
 
 TIMEOUT = 120.0
@@ -131,9 +132,7 @@ def test_everything_unpacked_can_be_read_and_a_bundled_binary_run(tmp_path: Path
 
 
 def test_a_device_without_network_installs_and_runs_the_archive(folder: Path) -> None:
-    isolated = ["unshare", "--map-root-user", "--net", "--mount"]
-    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], capture_output=True).returncode:
-        pytest.skip("this user may not make namespaces")
+    isolated = namespace("--net", "--mount")
     project = copy_of_project(folder / "project")
     fetch(project)
     root = folder / "green grass"

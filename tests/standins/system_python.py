@@ -25,8 +25,8 @@ _DESCRIBE = (
 
 @cache
 def interpreters() -> dict[str, Path]:
-    """The interpreters of this machine by minor version: on PATH, or installed by pyenv."""
-    versions = [f"3.{minor}" for minor in range(9, 14)]
+    """The interpreters of this machine by minor version, unsupported ones too: on PATH, or made by pyenv."""
+    versions = [f"3.{minor}" for minor in range(6, 14)]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     found = {}
     for version in versions:
