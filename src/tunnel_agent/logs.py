@@ -14,14 +14,15 @@ import os
 import select
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 
 WHAT_A_SECRET_BECOMES = b"<token>"
 
-# Output of localproxy may fill this much of a stream's queue (bytes); the agent's own records may use the
-# rest, so that a flood never costs one of them.
-_ROOM_FOR_OUTPUT = 256 * 1024
-_ROOM = 2 * _ROOM_FOR_OUTPUT
+# How much may wait to be written (bytes): of one localproxy's pipe, so that one that floods neither costs nor
+# delays anybody else's lines; of all of them; of the agent's own records.
+_ROOM_FOR_PIPE = 64 * 1024
+_ROOM_FOR_OUTPUT = 4 * 1024 * 1024
+_ROOM_FOR_RECORDS = 512 * 1024
 # How long a pump waits for room before its lines are dropped (seconds). While it waits localproxy's own
 # output backs up, so this must stay short.
 _PATIENCE = 0.25
@@ -62,40 +63,57 @@ class _Stream:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._queue: deque[bytes] = deque()
-        self._size = 0  # bytes in the queue and in the write under way
+        self._queue: deque[tuple[object, bytes]] = deque()
+        # Of each sender (None for the agent), in the queue and in the write under way.
+        self._sizes: Counter[object] = Counter()
         self._dropped = 0  # lines
         self._changed = threading.Condition()
         threading.Thread(target=self._write_out, name=f"log-{descriptor}", daemon=True).start()
 
-    def put(self, data: bytes, lines: int, room: int, patience: float) -> None:
+    def put_record(self, data: bytes) -> None:
         with self._changed:
-            # The second condition keeps a stalled reader from costing the patience again and again.
-            if self._size > room and not self._dropped and patience:
-                self._changed.wait_for(lambda: self._size <= room, patience)
-            if self._size > room:
+            if self._sizes[None] > _ROOM_FOR_RECORDS:
+                self._dropped += 1
+            else:
+                self._append(None, data)
+
+    def put_output(self, sender: object, data: bytes, lines: int) -> None:
+        with self._changed:
+            # A stalled reader must not cost the patience again and again.
+            if not self._dropped:
+                self._changed.wait_for(lambda: self._has_room(sender), _PATIENCE)
+            if self._has_room(sender):
+                self._append(sender, data)
+            else:
                 self._dropped += lines
-                return
-            self._queue.append(data)
-            self._size += len(data)
-            self._changed.notify_all()
+
+    def _has_room(self, sender: object) -> bool:
+        return self._sizes[sender] <= _ROOM_FOR_PIPE and sum(self._sizes.values()) <= _ROOM_FOR_OUTPUT
+
+    def _append(self, sender: object, data: bytes) -> None:
+        self._queue.append((sender, data))
+        self._sizes[sender] += len(data)
+        self._changed.notify_all()
 
     def flush(self, deadline: float) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._size, max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            self._changed.wait_for(lambda: not any(self._sizes.values()), left)
 
     def _write_out(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._queue))
-                data = b"".join(self._queue)
+                data = b"".join(data for _, data in self._queue)
                 self._queue.clear()
                 if self._dropped:
                     data += b"WARNING %d log lines were dropped: their reader is too slow\n" % self._dropped
                     self._dropped = 0
             self._write(data)
             with self._changed:
-                self._size = sum(map(len, self._queue))
+                self._sizes.clear()
+                for sender, data in self._queue:
+                    self._sizes[sender] += len(data)
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> None:
@@ -132,12 +150,16 @@ class ComponentLog(logging.Handler):
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         line = self.secrets.redact(" | ".join(text.splitlines()).encode(errors="backslashreplace")) + b"\n"
-        self._stream(record.levelno).put(line, 1, _ROOM, 0.0)
+        self._stream(record.levelno).put_record(line)
 
-    def write_output(self, level: int, records: list[str]) -> None:
-        """Put lines of localproxy's output, redacted already, on a stream; waits a little for room."""
+    def write_output(self, sender: object, level: int, records: list[str]) -> None:
+        """Put lines of localproxy's output, redacted already, on a stream; waits a little for room.
+
+        Args:
+            sender: whose output it is: each has a room of its own.
+        """
         data = ("\n".join(records) + "\n").encode(errors="replace")
-        self._stream(level).put(data, len(records), _ROOM_FOR_OUTPUT, _PATIENCE)
+        self._stream(level).put_output(sender, data, len(records))
 
     def drain(self, timeout: float) -> None:
         """Wait until all is written out, at most ``timeout`` seconds."""

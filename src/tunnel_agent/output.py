@@ -133,15 +133,19 @@ def pump(
     with pipe:
         while chunk := pipe.read(_CHUNK):
             try:
-                _deliver(*reader.feed(chunk), log, post)
+                _deliver(reader, *reader.feed(chunk), log, post)
             except Exception:
                 logger.exception("output of tunnel %d was lost", reader.number)
-        _deliver(*reader.finish(), log, post)
+        _deliver(reader, *reader.finish(), log, post)
     post(OutputEnded(reader.number, reader.last_lines))
 
 
 def _deliver(
-    records: list[Record], events: list[Event], log: ComponentLog, post: Callable[[Event], None]
+    sender: OutputReader,
+    records: list[Record],
+    events: list[Event],
+    log: ComponentLog,
+    post: Callable[[Event], None],
 ) -> None:
     for event in events:
         post(event)
@@ -149,7 +153,7 @@ def _deliver(
     for index in range(1, len(records) + 1):
         # Neighbours of one stream go out as one piece.
         if index == len(records) or _is_complaint(records[index]) != _is_complaint(records[start]):
-            log.write_output(records[start][0], [text for _, text in records[start:index]])
+            log.write_output(sender, records[start][0], [text for _, text in records[start:index]])
             start = index
 
 

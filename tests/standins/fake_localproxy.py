@@ -111,10 +111,32 @@ def leak(_):
     sys.stdout.write("last words without end " + token)
     sys.stdout.flush()
 
+def betray(_):
+    log("info", f"using {{token}}")
+    print(token, file=sys.stderr)
+    log("error", f'Proxy server rejected web socket upgrade request: (HTTP/1.1 403 Forbidden) "{{token}}"')
+    sys.exit(1)
+
+def say(text):
+    print(text, flush=True)
+
+def tokens(count):
+    # A line of nothing else, whose end does not come with it.
+    sys.stdout.write(token * int(count))
+    sys.stdout.flush()
+    time.sleep(0.1)
+    print("\\nafter the tokens", flush=True)
+
 def garbage(_):
     os.write(1, b"\\xff\\xfe broken \\x1b[31m red \\r\\n\\0\\n")
     os.write(2, bytes(range(256)) * 300 + b"\\n")
     print("after the garbage", flush=True)
+
+def tick(count):
+    connected()
+    for _ in range(int(count)):
+        log("info", f"tick {{time.monotonic()}}")
+        time.sleep(0.02)
 
 def flood(count):
     connected()

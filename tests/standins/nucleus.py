@@ -253,25 +253,31 @@ class Nucleus:
         """Wait until a subscription made with ``operation`` is open."""
         self.wait_until(lambda: bool(self.subscriptions(operation)), timeout)
 
-    def status_events(self) -> list[dict[str, Any]]:
-        """The JSON messages that were published to local topics, oldest first, with their ``topic``."""
-        return [
+    def status_events(self, access_token: str = "") -> list[dict[str, Any]]:
+        """The JSON messages that were published to local topics, oldest first, with their ``topic``.
+
+        Args:
+            access_token: only of the tunnel with this one.
+        """
+        digest = hashlib.sha256(access_token.encode()).hexdigest()[:12]
+        events = [
             {"topic": request.content["topic"], **_published(request.content["publishMessage"])}
             for request in self.asked("PublishToTopic")
         ]
+        return [event for event in events if not access_token or event["token"] == digest]
+
+    def ended(self, access_token: str) -> bool:
+        """Whether the tunnel with this access token is over, however it ended."""
+        names = {event["event"] for event in self.status_events(access_token)}
+        return not names.isdisjoint(("closed", "rejected", "failed", "timedOut"))
 
     def wait_status(
         self, event: str, access_token: str = "", count: int = 1, timeout: float = TIMEOUT
     ) -> dict[str, Any]:
         """Wait for the ``count``-th status event of this name, with this access token if any; return it."""
-        digest = hashlib.sha256(access_token.encode()).hexdigest()[:12]
 
         def found() -> list[dict[str, Any]]:
-            return [
-                status
-                for status in self.status_events()
-                if status["event"] == event and (not access_token or status["token"] == digest)
-            ]
+            return [status for status in self.status_events(access_token) if status["event"] == event]
 
         self.wait_until(lambda: len(found()) >= count, timeout)
         return found()[count - 1]
