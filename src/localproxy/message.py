@@ -228,7 +228,7 @@ def _signed(value: int) -> int:
     return value - 0x100000000 if value & 0x80000000 else value
 
 
-def _read_tag(data: Data, position: int, least: int = 8) -> tuple[int, int]:
+def _read_tag(data: Data, position: int) -> tuple[int, int]:
     # The usual case at once: a field number below 16.
     first = data[position] if position < len(data) else 0x80
     if 8 <= first < 0x80:
@@ -236,7 +236,7 @@ def _read_tag(data: Data, position: int, least: int = 8) -> tuple[int, int]:
     tag, after = _read_varint(data, position)
     if tag > 0xFFFFFFFF or after - position > 5:
         raise MessageError("a field number is out of range")
-    if tag < least:
+    if tag < 8:
         raise MessageError("field number 0")
     return tag, after
 
@@ -244,6 +244,9 @@ def _read_tag(data: Data, position: int, least: int = 8) -> tuple[int, int]:
 def _read_varint(data: Data, position: int) -> tuple[int, int]:
     value = shift = 0
     try:
+        # Most are below 128.
+        if data[position] < 0x80:
+            return data[position], position + 1
         while shift < 70:
             byte = data[position]
             position += 1
@@ -286,8 +289,7 @@ def _skip(data: Data, position: int, tag: int, depth: int) -> int:
         return position
     if wire_type == _GROUP and depth < _MAX_GROUP_DEPTH:
         while True:
-            # The runtime lets a field number 0 pass here, where it throws the field away anyway.
-            inner, position = _read_tag(data, position, least=0)
+            inner, position = _read_tag(data, position)
             if inner & 7 == _END_GROUP:
                 if inner >> 3 != tag >> 3:
                     raise MessageError("a group ends that was not begun")

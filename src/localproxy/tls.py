@@ -118,17 +118,17 @@ class TlsLayer:
         most = self._incoming.pending + _RECORD
         if len(self._plain) < most:
             self._plain = memoryview(bytearray(most))
+        plain, read = self._plain, self._tls.read
         end = 0
         try:
-            while True:
-                count = int(self._tls.read(_RECORD, self._plain[end:]))
-                if not count:
-                    return self._plain[:end], True
-                end += count
+            # One record at a time, that is sixty times a mebibyte.
+            while count := read(_RECORD, plain[end:]):
+                end += count  # type: ignore[operator]
+            return plain[:end], True
         except ssl.SSLWantReadError:
-            return self._plain[:end], False
+            return plain[:end], False
         except ssl.SSLZeroReturnError:
-            return self._plain[:end], True
+            return plain[:end], True
 
     def describe(self) -> str:
         cipher = self._tls.cipher()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from integration.conftest import Start, live
 from standins.component import alive
 from standins.fake_localproxy import FakeLocalproxy, notification, token
@@ -39,24 +37,20 @@ def test_numbers_and_truth_values_may_be_strings(start: Start, fake: FakeLocalpr
     assert "2 tunnels are open" in nucleus.wait_status("refused")["reason"]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (22, "127.0.0.1:22"),
-        ("db.local:5432", "db.local:5432"),
-        ("[fe80::1]:22", "[fe80::1]:22"),
-        ("/run/ssh.socket", "/run/ssh.socket"),
-    ],
-)
-def test_destinations(start: Start, fake: FakeLocalproxy, given: object, expected: str) -> None:
-    nucleus, component = start(services={"A:B": given, "SSH": 22})
-    run = live(nucleus, fake, "A:B")
-    assert destination(run) == expected
-    # A second service: with ids, and V3.
-    nucleus.merge({"services": {"AB": given}})
-    component.wait_line("^INFO services: .*AB to ")
-    run = live(nucleus, fake, "AB", "SSH")
-    assert run["argv"] == ["-r", "eu-central-1", "-d", f"AB={expected},SSH=127.0.0.1:22", "-v", "4"]
+def test_destinations(start: Start, fake: FakeLocalproxy) -> None:
+    forms = {
+        "A:B": (22, "127.0.0.1:22"),
+        "HOST": ("db.local:5432", "db.local:5432"),
+        "V6": ("[fe80::1]:22", "[fe80::1]:22"),
+        "SOCKET": ("/run/ssh.socket", "/run/ssh.socket"),
+    }
+    nucleus, _ = start(services={service: given for service, (given, _) in forms.items()})
+    for service, (_, expected) in forms.items():
+        assert destination(live(nucleus, fake, service)) == expected
+    # Several at once: with ids, and V3.
+    run = live(nucleus, fake, "V6", "SOCKET", "HOST")
+    together = "V6=[fe80::1]:22,SOCKET=/run/ssh.socket,HOST=db.local:5432"
+    assert run["argv"] == ["-r", "eu-central-1", "-d", together, "-v", "4"]
 
 
 def test_a_tunnel_is_refused_whole(start: Start, fake: FakeLocalproxy) -> None:

@@ -7,8 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from integration.conftest import Start, gone, live
 from standins.component import alive, descendants
 from standins.fake_localproxy import FakeLocalproxy, notification, token
@@ -31,33 +29,33 @@ def test_a_notification_starts_localproxy_in_an_empty_folder(start: Start, fake:
     assert not Path(other["cwd"]).exists()
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "event", "level", "reason"),
-    [
-        ("exit", "closed", "INFO", "localproxy ended"),
-        ("levels", "closed", "INFO", "localproxy ended before it connected"),
-        ("reject", "rejected", "WARNING", '(HTTP/1.1 403 Forbidden) "bad token"'),
-        ("exit:3", "failed", "ERROR", "localproxy ended with exit code 3"),
-        ("die:15", "closed", "INFO", "localproxy was ended with SIGTERM"),
-        ("die:9", "failed", "ERROR", "localproxy ended with signal SIGKILL"),
-        (
-            "fail",
-            "failed",
-            "ERROR",
-            "localproxy ended with exit code 1; something went wrong; and this is not a record",
-        ),
-    ],
-)
-def test_outcomes(start: Start, behaviour: str, event: str, level: str, reason: str) -> None:
+OUTCOMES = [
+    ("exit", "closed", "INFO", "localproxy ended"),
+    ("levels", "closed", "INFO", "localproxy ended before it connected"),
+    ("reject", "rejected", "WARNING", '(HTTP/1.1 403 Forbidden) "bad token"'),
+    ("exit:3", "failed", "ERROR", "localproxy ended with exit code 3"),
+    ("die:15", "closed", "INFO", "localproxy was ended with SIGTERM"),
+    ("die:9", "failed", "ERROR", "localproxy ended with signal SIGKILL"),
+    (
+        "fail",
+        "failed",
+        "ERROR",
+        "localproxy ended with exit code 1; something went wrong; and this is not a record",
+    ),
+]
+
+
+def test_outcomes(start: Start) -> None:
     nucleus, component = start()
-    secret = token(behaviour)
-    nucleus.notify(notification(secret))
-    status = nucleus.wait_status(event)
-    assert (status["tunnel"], status["reason"]) == (1, reason)
-    line = component.wait_line(rf"\[tunnel 1 SSH\] {event} after ")
-    assert line == f"{level} [tunnel 1 SSH] {event} after 0 s: {reason}"
-    ends = [status["event"] for status in nucleus.status_events()]
-    assert ends == ["opened", *(["connected"] if behaviour[:3] in ("exi", "die") else []), event]
+    for number, (behaviour, event, level, reason) in enumerate(OUTCOMES, 1):
+        secret = token(behaviour)
+        nucleus.notify(notification(secret))
+        status = nucleus.wait_status(event, secret)
+        assert (status["tunnel"], status["reason"]) == (number, reason)
+        line = component.wait_line(rf"\[tunnel {number} SSH\] {event} after ")
+        assert line == f"{level} [tunnel {number} SSH] {event} after 0 s: {reason}"
+        connected = ["connected"] if behaviour.startswith(("exit", "die")) else []
+        assert [status["event"] for status in nucleus.status_events(secret)] == ["opened", *connected, event]
 
 
 def test_a_duplicate_is_ignored(start: Start, fake: FakeLocalproxy) -> None:

@@ -176,8 +176,9 @@ def check(body: bytes) -> None:
     wire = judged(body)
     try:
         message = decode(body)
-    except MessageError:
-        assert wire is None, f"protobuf reads {body.hex()}"
+    except MessageError as error:
+        # Versions of protobuf differ about a field number 0 inside an unknown group; the format has none.
+        assert wire is None or str(error) == "field number 0", f"protobuf reads {body.hex()}"
     else:
         assert wire is not None, f"protobuf refuses {body.hex()}"
         assert agrees(message, wire), body.hex()
