@@ -97,6 +97,7 @@ class Agent:
             except Exception:
                 logger.exception("an unexpected error; the component goes on")
         self._watchdog.stop()
+        self._berths.close()
         nucleus.finish(_STATUS_SECONDS)
         return self._exit_code
 
@@ -286,8 +287,8 @@ class Agent:
         self._served[notification.digest] = now
         where = ", ".join(configuration.services[service] for service in notification.services)
         logger.info("%s opened to %s, region %s", tunnel.prefix, where, notification.region)
-        if launch.speaks_v1_only(command, localproxy):
-            logger.info("%s a V3 localproxy as its source needs --destination-client-type V1", tunnel.prefix)
+        for hint in launch.hints(localproxy, command):
+            logger.info("%s %s", tunnel.prefix, hint)
         self._publish("opened", tunnel.number, notification)
         self._berths.prepare()
 

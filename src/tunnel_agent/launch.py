@@ -114,9 +114,19 @@ def _client_type(localproxy: Localproxy, configuration: Configuration, services:
     return wanted
 
 
-def speaks_v1_only(command: tuple[str, ...], localproxy: Localproxy) -> bool:
-    """Whether this command makes a localproxy that no V2 or V3 source understands by itself."""
-    return not localproxy.builtin and command[-2:] == ("-y", "V1")
+def hints(localproxy: Localproxy, command: tuple[str, ...]) -> list[str]:
+    """What the person at the other end has to know about this command, a line each."""
+    if localproxy.builtin:
+        return []
+    lines = []
+    if command[-2:] == ("-y", "V1"):
+        lines.append("a V3 localproxy as its source needs --destination-client-type V1")
+    if "[" in command[command.index("-d") + 1]:
+        # Seen with 3.3.1: it takes the colon before the port for a part of the address.
+        lines.append(
+            "the C++ localproxy finds no IPv6 address: give a host name, or set localproxyPath to builtin"
+        )
+    return lines
 
 
 def environment(

@@ -13,8 +13,8 @@ from tunnel_agent.launch import (
     arguments,
     endpoint_host,
     environment,
+    hints,
     service_problem,
-    speaks_v1_only,
 )
 from tunnel_agent.notification import Notification
 
@@ -64,10 +64,22 @@ def test_what_a_localproxy_cannot_do() -> None:
         command(OLD, ("SSH",), {"destinationClientType": "V2"})
 
 
-def test_the_log_is_told_of_a_binary_that_speaks_v1() -> None:
+@pytest.mark.parametrize(
+    ("localproxy", "configuration", "words"),
+    [
+        (BINARY, {}, ["--destination-client-type V1"]),
+        (BINARY, {"destinationClientType": "V3"}, []),
+        (BINARY, {"services": {"SSH": "[::1]:22"}}, ["--destination-client-type V1", "IPv6"]),
+        (BUILTIN, {"services": {"SSH": "[::1]:22"}}, []),
+        (OLD, {}, []),
+    ],
+)
+def test_hints(localproxy: Localproxy, configuration: dict[str, Any], words: list[str]) -> None:
     notification = Notification("token", "eu-central-1", ("SSH",))
-    for localproxy, expected in ((BINARY, True), (BUILTIN, False), (OLD, False)):
-        assert speaks_v1_only(arguments(localproxy, Configuration(), notification), localproxy) is expected
+    whole = arguments(localproxy, Configuration.parse(configuration), notification)
+    lines = hints(localproxy, whole)
+    assert len(lines) == len(words)
+    assert all(word in line for word, line in zip(words, lines))
 
 
 @pytest.mark.parametrize(
