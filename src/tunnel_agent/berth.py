@@ -90,11 +90,12 @@ class Berths:
     """Makes them, one ahead.
 
     Args:
-        work: the component's work folder.
+        work: the component's work folder. What an agent that was killed left there is removed.
     """
 
     def __init__(self, work: Path) -> None:
-        self._work = work
+        self._folders = work / "tunnels"
+        shutil.rmtree(self._folders, ignore_errors=True)
         self._null = os.open(os.devnull, os.O_RDWR)
         self._spare: Optional[Berth] = None
 
@@ -119,6 +120,12 @@ class Berths:
         except OSError as error:
             raise StartError("no working directory can be made for localproxy", error) from error
 
+    def close(self) -> None:
+        """Give up the one that lies ready."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.clear()
+
     def _make(self) -> Berth:
         folder = self._make_folder()
         try:
@@ -129,7 +136,7 @@ class Berths:
 
     def _make_folder(self) -> Path:
         # A full disk is just when somebody wants to log in, so a folder in memory will do as well.
-        parents = [self._work / "tunnels", Path("/dev/shm"), Path(tempfile.gettempdir())]  # noqa: S108
+        parents = [self._folders, Path("/dev/shm"), Path(tempfile.gettempdir())]  # noqa: S108
         for parent in parents:
             try:
                 if parent == parents[0]:
