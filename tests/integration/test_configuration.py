@@ -168,7 +168,7 @@ def test_a_configuration_that_cannot_be_read_at_start_is_waited_for(
     nucleus, component = start(
         services={"SSH": None, "WEB": 80}, prepare=lambda nucleus: nucleus.refuse("GetConfiguration")
     )
-    nucleus.wait_until(lambda: len(nucleus.asked("GetConfiguration")) >= 3)
+    nucleus.wait_until(lambda: len(nucleus.asked("GetConfiguration")) >= 2)
     assert nucleus.subscriptions() == []
     assert component.err == ["WARNING cannot read the configuration now, trying again: ServiceError refused"]
     nucleus.refuse("GetConfiguration", None)

@@ -75,7 +75,7 @@ def test_a_subscription_that_is_not_allowed(start: Start, lite: bool) -> None:
 
 def test_a_device_that_is_offline_at_start(start: Start, fake: FakeLocalproxy) -> None:
     nucleus, component = start(prepare=lambda nucleus: nucleus.refuse("SubscribeToIoTCore", message=None))
-    nucleus.wait_until(lambda: len(nucleus.asked("SubscribeToIoTCore")) == 3)
+    nucleus.wait_until(lambda: len(nucleus.asked("SubscribeToIoTCore")) == 2)
     assert component.err == [
         "WARNING cannot subscribe to $aws/things/test-thing/tunnels/notify now, trying again: ServiceError"
     ]

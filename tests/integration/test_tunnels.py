@@ -114,7 +114,7 @@ def test_many_short_tunnels_end_promptly(start: Start) -> None:
     descriptors = Path(f"/proc/{component.process.pid}/fd")
     children = len(descendants(component.process.pid))
     live_before = len(list(threads.iterdir())), len(list(descriptors.iterdir()))
-    for _ in range(30):
+    for _ in range(15):
         secrets = [token("exit"), token("fail"), token("orphan")]
         for secret in secrets:
             nucleus.notify(notification(secret))
