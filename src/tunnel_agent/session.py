@@ -12,7 +12,9 @@ but to connect, and a new connection makes every chore due. What the chores are,
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import logging
+import os
 import queue
 import random
 import threading
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 30.0  # the SDK's 10 are too few on a slow device that is starting up
 _ANSWER_SECONDS = 10.0
+_DESCRIPTORS = 8  # more than a connection takes
 _LASTING_SECONDS = 60.0  # a subscription that ended after this long is opened again at once
 
 # What an operation may raise when the nucleus cannot do it now, or not at all. An error that the SDK has no
@@ -101,6 +104,7 @@ class Session:
         self._chores = (self._connect, *chores)
         self._lifecycle: Optional[_Lifecycle] = None
         self._lost_at = time.monotonic()
+        self._reconnecting = False
 
     # From any thread.
 
@@ -199,7 +203,9 @@ class Session:
 
     def _open_connection(self) -> None:
         lifecycle = _Lifecycle(lambda reason: self.put(partial(self._on_lost, lifecycle, reason)))
+        self._free_former()
         try:
+            _require_descriptors()
             client = connect(
                 ipc_socket=self._socket_path,
                 authtoken=self._auth_token,
@@ -220,14 +226,21 @@ class Session:
             return
         self.client = client
         self._lifecycle = lifecycle
+        self._free_former()
         logger.info("connected to the nucleus")
         self._on_connected()
+
+    def _free_former(self) -> None:
+        # Each connection of the SDK has a thread and descriptors of its own, and is part of a cycle.
+        if self._reconnecting:
+            gc.collect()
 
     def _on_lost(self, lifecycle: _Lifecycle, reason: Optional[Exception]) -> None:
         if lifecycle is not self._lifecycle:
             return  # of an attempt that was given up
         logger.warning("the connection to the nucleus is lost (%s); live tunnels go on", said(reason))
         self.client = self._lifecycle = None
+        self._reconnecting = True
         self._lost_at = time.monotonic()
         for chore in self._chores:
             chore.due = chore.stream = None
@@ -275,6 +288,17 @@ class _Stream(rpc.StreamResponseHandler):  # type: ignore[misc]
 
     def on_stream_closed(self) -> None:
         self._on_closed()
+
+
+def _require_descriptors() -> None:
+    """Raise the OSError that the SDK would crash the whole process with."""
+    taken: list[int] = []
+    try:
+        while len(taken) < _DESCRIPTORS:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def said(error: Optional[BaseException]) -> str:
