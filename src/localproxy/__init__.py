@@ -3,13 +3,15 @@
 A program of its own, a stand-in for the C++ localproxy in destination mode. It knows nothing of who
 starts it. The rooms, from the wire inwards:
 
-    command_line, web_proxy   arguments and environment (pure)
-    log                       lines on stderr
-    loop, dial                one thread's event loop; name resolution and connecting
-    tls, channel              TLS layers over a socket
-    upgrade, frames           the WebSocket client: handshake and frames (pure)
-    message, streams          tunnel messages, and what a destination does with them (pure)
-    local, session, proxy     a local connection, a tunnel connection, and the life around both
+    command_line, destinations, web_proxy  arguments and environment (pure)
+    log                                    lines on stderr
+    loop, dial, kernel                     one thread's event loop; connecting; questions to the kernel
+    tls, channel                           TLS layers over a socket
+    upgrade, frames                        the WebSocket client: handshake and frames (pure)
+    protobuf, message                      tunnel messages to bytes and back (pure)
+    actions, streams                       what a destination does with them (pure)
+    local, local_side                      a local connection, and all of them
+    session, proxy                         a tunnel connection, and the life around it
 
 Twenty of these may run on a small device, so what is imported is chosen by what it weighs: asyncio,
 dataclasses, typing, logging, argparse and the top level of `websockets` are left out because they

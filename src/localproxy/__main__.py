@@ -51,11 +51,23 @@ def main() -> int:
     except OSError as error:
         log.fatal(f"Cannot go on: {error}")
         return FAILURE
+    except Exception as error:
+        # A mistake of this program. One line, which whoever reads it can report; no traceback in a log.
+        log.fatal(f"Internal error: {type(error).__name__}: {error} ({_place(error)})")
+        return FAILURE
     if stopped_by:
         # Whoever waits for this process learns the truth about its end.
         signal.signal(stopped_by[0], signal.SIG_DFL)
         os.kill(os.getpid(), stopped_by[0])
     return code
+
+
+def _place(error: BaseException) -> str:
+    """File and line in which it was raised."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ class Stream:
 class Connection:
     """One local TCP connection of a stream; `opens_stream` if the STREAM_START itself asked for it."""
 
-    __slots__ = ("connection_id", "opens_stream", "stream")
+    __slots__ = ("connection_id", "data_head", "opens_stream", "stream")
 
     def __init__(self, stream: Stream, connection_id: int, opens_stream: bool) -> None:
         self.stream = stream
         self.connection_id = connection_id
         self.opens_stream = opens_stream
+        self.data_head = b""
+        """What each of its DATA messages begins with."""
 
     def __repr__(self) -> str:
         return f"stream {self.stream.stream_id} connection {self.connection_id}"

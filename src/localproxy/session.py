@@ -7,8 +7,8 @@ about or what follows its end (proxy), what a message means (streams).
 Flow. Towards the service nothing is queued but what one read of a local socket gave: while the channel
 has bytes that the service does not take, no local socket is read. Towards the local services each
 connection has a queue, for one that stops reading must not at once stop the others; the channel is not
-read while one queue is full or all together are. So a service that stops reading stops the source, and
-memory stays bounded whatever is pushed.
+read while one queue is full or all together are (local_side). So a service that stops reading stops the
+source, and memory stays bounded whatever is pushed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import time
 from . import frames
 from .actions import Close, Open, Reply, Warn, Write
 from .frames import FrameError, FrameParser
-from .local import MAX_PIECES, LocalConnection
+from .local_side import MAX_CONNECTIONS, LocalSide
 from .loop import READ, WRITE, Outcome
-from .message import MAX_PAYLOAD, Decoder, Message, MessageError, encode
+from .message import MAX_PAYLOAD, Decoder, Message, encode
+from .protobuf import MessageError
 from .streams import MissingDestinationError, ProtocolError, Streams
 
 TYPE_CHECKING = False
@@ -30,15 +31,11 @@ if TYPE_CHECKING:
     from .actions import Action, Connection
     from .channel import Channel
     from .command_line import Settings
+    from .local import LocalConnection
     from .log import Log
     from .loop import Loop
     from .message import Data
 
-MAX_QUEUED = 4 * 1024 * 1024
-"""Bytes that may wait for one local service before the tunnel is held up for it."""
-
-MAX_QUEUED_IN_ALL = 16 * 1024 * 1024
-MAX_CONNECTIONS = 500
 MAX_WARNINGS = 20
 
 _MAX_PENDING = 1024 * 1024
@@ -71,20 +68,14 @@ class Session:
         self._loop = loop
         self._log = log
         self._channel = channel
-        self._settings = settings
         self._frames = FrameParser()
         self._messages = Decoder()
         self._streams = Streams(settings.destinations, settings.form)
-        self._locals: dict[Connection, LocalConnection] = {}
-        # Parts of what was read last, all for one connection; none is left when the reading is done.
-        self._batch: list[Data] = []
-        self._batch_for: LocalConnection | None = None
+        self._locals = LocalSide(loop, self, settings)
         self._end: End | None = None
         self._said_goodbye = False
         self._ended = Outcome()
-        self._emptied = Outcome()
         self._held = False
-        self._congested = False
         self._pong: bytes | None = None
         self._warnings = 0
         self._heard = time.monotonic()
@@ -106,16 +97,12 @@ class Session:
 
     def stop(self) -> None:
         """End on request, without waiting for local services any more."""
-        self._emptied.settle(None)
+        self._locals.stop_draining()
         self._finish(End(STOPPED, "stopped on request"), frames.GOING_AWAY)
 
     async def drain(self, patience: float) -> None:
         """Wait until what was under way to local services is written, then close all of them."""
-        if self._locals and patience:
-            self._loop.call_at(time.monotonic() + patience, lambda: self._emptied.settle(None))
-            await self._emptied.settled()
-        for local in list(self._locals.values()):
-            local.close()
+        await self._locals.drain(patience)
 
     # What the local connections tell.
 
@@ -143,11 +130,8 @@ class Session:
             self._regulate()
 
     def local_gone(self, local: LocalConnection) -> None:
-        self._locals.pop(local.connection, None)
-        if self._end is None:
-            self._regulate()
-        elif not self._locals:
-            self._emptied.settle(None)
+        self._locals.forget(local)
+        self._regulate()
 
     # What the channel tells.
 
@@ -175,7 +159,7 @@ class Session:
             try:
                 self._receive(data)
             finally:
-                self._write_batch()
+                self._locals.write_batch()
         except FrameError as violation:
             self._violated(violation.code, str(violation))
         except (MessageError, ProtocolError) as violation:
@@ -205,40 +189,22 @@ class Session:
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             if isinstance(action, Write):
-                local = self._locals.get(action.connection)
-                if local is not self._batch_for or len(self._batch) == MAX_PIECES:
-                    self._write_batch()
-                self._batch_for = local
-                self._batch.append(action.payload)
-                continue
-            self._write_batch()
-            if isinstance(action, Open):
+                self._locals.write(action.connection, action.payload)
+            elif isinstance(action, Open):
                 self._open(action.connection)
             elif isinstance(action, Close):
-                local = self._locals.get(action.connection)
-                if local:
-                    local.flush_and_close()
+                self._locals.flush_and_close(action.connection)
             elif isinstance(action, Reply):
                 self._reply(action.message)
             elif isinstance(action, Warn):
                 self._warn(action.text)
 
-    def _write_batch(self) -> None:
-        """Write what consecutive messages brought for one connection: one system call instead of many."""
-        batch, self._batch = self._batch, []
-        if batch and self._batch_for:
-            self._batch_for.write(batch)
-
     def _open(self, connection: Connection) -> None:
-        if len(self._locals) >= MAX_CONNECTIONS:
+        if self._locals.is_crowded:
             self._warn(f"{MAX_CONNECTIONS} local connections are open: {connection} is refused")
             self._carry_out(self._streams.connect_failed(connection))
-            return
-        destination = self._settings.destinations[connection.stream.service]
-        self._locals[connection] = LocalConnection(
-            self._loop, self, connection, destination, self._settings.bind_address
-        )
-        self._locals[connection].allow_reading(not self._congested)
+        else:
+            self._locals.open(connection)
 
     def _warn(self, text: str) -> None:
         """A peer can provoke warnings as fast as it can send: a few will do."""
@@ -268,7 +234,7 @@ class Session:
             return
         pending = self._channel.pending
         was_held = self._held
-        self._held = self._queues_are_full()
+        self._held = self._locals.is_full(was_held)
         if was_held and not self._held:
             # Its silence was our doing.
             self._heard = time.monotonic()
@@ -276,16 +242,7 @@ class Session:
         if not self._held and pending < _MAX_PENDING:
             events |= READ
         self._channel.watch(events, self._ready)
-        if self._congested != bool(pending):
-            self._congested = bool(pending)
-            for local in list(self._locals.values()):
-                local.allow_reading(not self._congested)
-
-    def _queues_are_full(self) -> bool:
-        """Full from the limits on, and until a half of it has been written."""
-        queued = [local.queued for local in self._locals.values()]
-        part = 2 if self._held else 1
-        return bool(queued) and (max(queued) > MAX_QUEUED // part or sum(queued) > MAX_QUEUED_IN_ALL // part)
+        self._locals.allow_reading(not pending)
 
     def _tick(self) -> None:
         """Every PING_INTERVAL: is the peer alive, and keep the way to it open."""
@@ -319,8 +276,5 @@ class Session:
                 close_code = None
         self._channel.watch(0, self._ready)
         self._said_goodbye = close_code is not None
-        for local in list(self._locals.values()):
-            local.flush_and_close()
-        if not self._locals:
-            self._emptied.settle(None)
+        self._locals.flush_and_close_all()
         self._ended.settle(end)

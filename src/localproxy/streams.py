@@ -19,7 +19,7 @@ form (`-y`) overrides that (protocol, "Speaking an older peer's language").
 from __future__ import annotations
 
 from .actions import Close, Connection, Open, Reply, Stream, Warn, Write
-from .message import Message, MessageType, encode
+from .message import Message, MessageType, encode_data, encode_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Streams:
 
     def data(self, connection: Connection, payload: Data) -> bytes:
         """A DATA message with bytes of the local service, at most MAX_PAYLOAD of them, encoded."""
-        return encode(self._message(MessageType.DATA, connection.stream, connection, payload))
+        return encode_data(connection.data_head, payload)
 
     def local_closed(self, connection: Connection) -> Sequence[Action]:
         """The local service ended this connection; all it sent has been passed on."""
@@ -195,6 +195,7 @@ class Streams:
 
     def _open(self, stream: Stream, connection_id: int, opens_stream: bool) -> Open:
         connection = Connection(stream, connection_id or FIRST_CONNECTION, opens_stream)
+        connection.data_head = encode_head(self._message(_DATA, stream, connection))
         stream.connections[connection.connection_id] = connection
         return Open(connection)
 
@@ -206,18 +207,11 @@ class Streams:
         del self._streams[stream.service]
         return [Close(connection) for connection in stream.connections.values()]
 
-    def _message(
-        self,
-        kind: MessageType,
-        stream: Stream,
-        connection: Connection | None = None,
-        payload: Data = b"",
-    ) -> Message:
+    def _message(self, kind: MessageType, stream: Stream, connection: Connection | None = None) -> Message:
         with_id = connection is not None and stream.with_connection_ids
         return Message(
             kind,
             stream.stream_id,
             service_id=stream.service_id,
             connection_id=connection.connection_id if connection and with_id else 0,
-            payload=payload,
         )

@@ -124,6 +124,9 @@ class TlsLayer:
             # One record at a time, that is sixty times a mebibyte.
             while count := read(_RECORD, plain[end:]):
                 end += count  # type: ignore[operator]
+                # Asking in vain costs an exception; a record that is cut off has left the buffer too.
+                if not self._incoming.pending and not self._tls.pending():
+                    return plain[:end], False
             return plain[:end], True
         except ssl.SSLWantReadError:
             return plain[:end], False

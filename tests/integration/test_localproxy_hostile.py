@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from standins.hostile_service import Hostile
-from standins.proxy_process import ProxyProcess, scenario
+from standins.proxy_process import LocalService, ProxyProcess, scenario
+from standins.tunnel_message import TunnelMessage as M
+from standins.tunnel_message import Type
 
 CONNECTED = "\\[info\\] Successfully established websocket connection"
 
@@ -82,6 +84,28 @@ async def test_an_extension_that_was_not_offered(tmp_path: Path) -> None:
 
     async with Hostile(tmp_path, handler) as hostile, hostile.victim() as proxy:
         await proxy.line("\\[error\\] Could not connect .*extension")
+
+
+@scenario()
+async def test_a_close_right_behind_the_last_data_loses_none_of_it(tmp_path: Path) -> None:
+    """All in one piece: the local connection does not even stand when the close comes."""
+    messages = M(Type.STREAM_START, 1, "SSH", 1), M(Type.DATA, 1, "SSH", 1, b"x" * 9_000)
+    content = b"".join(message.encode() for message in messages)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frame = b"\x82\x7f" + len(content).to_bytes(8, "big") + content
+        writer.write(hostile.accepted() + frame + b"\x88\x02\x03\xe8")
+        await reader.read()
+
+    async with (
+        Hostile(tmp_path, handler) as hostile,
+        LocalService() as local,
+        ProxyProcess(None, None, f"SSH={local.address}", endpoint=hostile.endpoint, ca=hostile.ca) as proxy,
+    ):
+        connection = await local.accepted()
+        assert await connection.rest() == b"x" * 9_000
+        connection.close()
+        assert await proxy.exit_code() == 0
 
 
 @scenario(60)

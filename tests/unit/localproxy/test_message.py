@@ -15,11 +15,11 @@ from localproxy.message import (
     MAX_PAYLOAD,
     Decoder,
     Message,
-    MessageError,
     MessageType,
     decode,
     encode,
 )
+from localproxy.protobuf import MessageError
 from standins.tunnel_message import _Wire
 
 _FUZZED = 1_000_000
