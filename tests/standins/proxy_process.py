@@ -61,7 +61,8 @@ class ProxyProcess:
     """A localproxy; started when entered, gone when left.
 
     `arguments` and `environ` add to what is needed anyway; `endpoint` and `ca` replace the service's.
-    `command` is another program than the built-in.
+    `command` is another program than the built-in. Without `read_stderr` nobody reads its output before
+    it has ended, and what a pipe cannot hold has no place to go.
     """
 
     def __init__(
@@ -101,14 +102,16 @@ class ProxyProcess:
 
     async def __aenter__(self) -> ProxyProcess:
         # The binary's log goes to stderr; here both ends up in the same lines.
+        ours, theirs = os.pipe()
+        self._output = open(ours, "rb", buffering=0)  # noqa: PTH123, SIM115
         self.process = await asyncio.create_subprocess_exec(
             *self._command,
             env=self._environ,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=1 << 20,
+            stdout=theirs,
+            stderr=theirs,
         )
+        os.close(theirs)
         self._reader = asyncio.ensure_future(self._read()) if self._read_stderr else None
         return self
 
@@ -160,14 +163,17 @@ class ProxyProcess:
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     async def _read(self) -> None:
-        assert self.process.stdout
-        while True:
-            raw = await self.process.stdout.readline()
-            async with self._changed:
-                if not raw:
-                    return
-                self.lines.append(raw.decode(errors="replace").rstrip("\n"))
-                self._changed.notify_all()
+        stream = asyncio.StreamReader(1 << 20)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), self._output
+        )
+        try:
+            while raw := await stream.readline():
+                async with self._changed:
+                    self.lines.append(raw.decode(errors="replace").rstrip("\n"))
+                    self._changed.notify_all()
+        finally:
+            transport.close()
 
 
 class LocalConnection:
