@@ -94,6 +94,14 @@ class Component:
         with self._changed:
             return [*self.out, *self.err]
 
+    def take(self) -> list[Line]:
+        """The lines so far, which are then forgotten: a long run has many."""
+        with self._changed:
+            lines = [*self.out, *self.err]
+            self.out.clear()
+            self.err.clear()
+            return lines
+
     def matching(self, pattern: str) -> list[Line]:
         """The lines so far in which the regular expression is found."""
         return [line for line in self.lines if re.search(pattern, line)]

@@ -1,0 +1,101 @@
+"""A local service of a device that echoes, slowly or half-closing if told so, and can be switched off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from types import TracebackType
+from typing import Optional
+
+
+class LocalService:
+    """An echo service on 127.0.0.1; an asynchronous context manager.
+
+    Attributes:
+        mode: ``echo``; ``slow``: with pauses; ``half-close``: reads one byte, answers 64 KiB, ends its
+            direction, and goes on reading.
+    """
+
+    def __init__(self) -> None:
+        self.mode = "echo"
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> LocalService:
+        await self.up()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        await self.down()
+
+    async def up(self) -> None:
+        """Listen, always on the same port."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """Stop listening, and end all connections."""
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            with contextlib.suppress(OSError):
+                if self.mode == "half-close":
+                    await reader.readexactly(1)
+                    writer.write(b"x" * 65536)
+                    writer.write_eof()
+                while data := await reader.read(16384):
+                    if self.mode != "half-close":
+                        writer.write(data)
+                        await writer.drain()
+                    if self.mode == "slow":
+                        await asyncio.sleep(0.01)
+        except (asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+def exchange(port: int, size: int, timeout: float) -> None:
+    """Send ``size`` random bytes and expect them back.
+
+    Raises:
+        ConnectionError: the connection ended before.
+        AssertionError: other bytes came.
+    """
+    data = os.urandom(size)
+    with socket.create_connection(("127.0.0.1", port), timeout) as peer:
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                peer.sendall(data)
+
+        threading.Thread(target=send, daemon=True).start()
+        received = receive(peer, size)
+        if len(received) < size:
+            raise ConnectionError(f"{len(received)} of {size} bytes came back")
+        assert received == data
+
+
+def receive(peer: socket.socket, size: int) -> bytes:
+    """Up to ``size`` bytes, fewer if the connection ends before."""
+    received = bytearray()
+    with contextlib.suppress(ConnectionError):
+        while len(received) < size and (data := peer.recv(65536)):
+            received += data
+    return bytes(received)
