@@ -65,6 +65,8 @@ class FrameParser:
                 if self._remaining:
                     return
                 continue
+            if position == len(data):
+                return
             # A header or a control frame may be cut anywhere: collect as many bytes as it needs.
             wanted = self._wanted()
             missing = wanted - len(self._buffer)

@@ -14,7 +14,7 @@ one thing a tunnel needs to see, namely how much is still unsent. This is the pa
 from __future__ import annotations
 
 import heapq
-import selectors
+import select
 import signal
 import socket
 import time
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     Arm = Callable[[Callable[[Any], None]], Callable[[], None]]
     Work = Coroutine[Arm, Any, T]
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+# What is wrong with a socket comes out when it is read or written.
+_TROUBLE = select.EPOLLERR | select.EPOLLHUP
 
 
 class Timer:
@@ -56,11 +58,11 @@ class Loop:
     """Runs callbacks and tasks until the main task is done."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._timers: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
-        # A signal that arrives while the selector waits must end that wait.
+        # A signal that arrives while epoll waits must end that wait.
         self._alarm, self._bell = socket.socketpair()
         for end in (self._alarm, self._bell):
             end.setblocking(False)
@@ -72,12 +74,14 @@ class Loop:
         before = self._watched.get(descriptor)
         if events:
             if before is None:
-                self._selector.register(descriptor, events)
+                self._epoll.register(descriptor, events)
+            elif before == (events, callback):
+                return
             elif before[0] != events:
-                self._selector.modify(descriptor, events)
+                self._epoll.modify(descriptor, events)
             self._watched[descriptor] = (events, callback)
         elif before is not None:
-            self._selector.unregister(descriptor)
+            self._epoll.unregister(descriptor)
             del self._watched[descriptor]
 
     def call_at(self, due: float, callback: Callable[[], None]) -> Timer:
@@ -114,16 +118,21 @@ class Loop:
             timeout = 0.0
         elif self._timers:
             timeout = max(0.0, self._timers[0].due - time.monotonic())
-        for key, events in self._selector.select(timeout):
-            # An earlier callback of this round may have ended this watch.
-            watched = self._watched.get(key.fd)
-            if watched and events & watched[0]:
-                watched[1](events & watched[0])
+        ready = [
+            (descriptor, self._watched[descriptor], events)
+            for descriptor, events in self._epoll.poll(timeout)
+        ]
+        for descriptor, watched, events in ready:
+            # An earlier callback of this round may have changed or ended this watch; its number may even
+            # belong to another socket by now. What is still true then comes again in the next round.
+            if self._watched.get(descriptor) is watched:
+                wanted, callback = watched
+                callback(wanted if events & _TROUBLE else events & wanted)
         now = time.monotonic()
         while self._timers and self._timers[0].due <= now:
-            callback = heapq.heappop(self._timers).callback
-            if callback:
-                callback()
+            due = heapq.heappop(self._timers).callback
+            if due:
+                due()
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 
