@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Callable
 
+from awsiot import eventstreamrpc as rpc
 from awsiot.greengrasscoreipc import model
 
 from tunnel_agent.events import (
@@ -219,20 +220,28 @@ class Nucleus:
         if len(self._unanswered) >= _MAX_UNSENT:
             logger.debug("a status event was not published: the nucleus does not answer")
             return
+        client = self._session.client
+        again = partial(self._on_unpublished, client, topic, message)
         try:
-            operation = self._session.client.new_publish_to_topic()
+            operation = client.new_publish_to_topic()
             operation.activate(request)
         except FAILURES as error:
-            logger.debug("a status event was not published: %s", said(error))
+            again(error)
             return
         # Not waited for: the configuration and the deployments are not to wait for an answer to this.
         answer = operation.get_response()
         self._unanswered.add(answer)
         answer.add_done_callback(
-            lambda answer: self._session.put(partial(self._on_published, operation, topic, answer))
+            lambda answer: self._session.put(partial(self._on_published, operation, topic, answer, again))
         )
 
-    def _on_published(self, operation: Any, topic: str, answer: concurrent.futures.Future[Any]) -> None:
+    def _on_published(
+        self,
+        operation: Any,
+        topic: str,
+        answer: concurrent.futures.Future[Any],
+        again: Callable[[BaseException], None],
+    ) -> None:
         operation.close()
         error = answer.exception()
         if isinstance(error, model.UnauthorizedError) and not self._publishing_refused:
@@ -243,4 +252,16 @@ class Nucleus:
                 topic,
             )
         elif error is not None:
-            logger.debug("a status event was not published: %s", said(error))
+            again(error)
+
+    def _on_unpublished(
+        self, client: Any, topic: str, message: Mapping[str, Any], error: BaseException
+    ) -> None:
+        logger.debug("a status event was not published: %s", said(error))
+        if isinstance(error, rpc.EventStreamOperationError):
+            return  # the nucleus's own word
+        # It was under way when the connection was lost.
+        if self._session.client in (None, client):
+            self._unsent.append((topic, message))
+        else:
+            self._on_publish(topic, message)
