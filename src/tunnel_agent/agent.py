@@ -1,8 +1,8 @@
 """The event loop: the one place that decides. All state of the component is here, on the main thread.
 
 Other threads (the session with the nucleus, the SDK's callbacks, the output pumps, the search for a
-localproxy) and signal handlers only post events. So there are no locks, nothing holds up the IPC, and every
-process is started by the thread that lives as long as the agent.
+localproxy, the one that takes the signals) only post events. So there are no locks, nothing holds up the IPC,
+and every process is started by the thread that lives as long as the agent.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Agent:
         self._work = work
         self._berths = Berths(work)
         self._environment = environment
-        self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        # Not a SimpleQueue: on Python 3.9 and 3.10 one whose get() is over its timeout may wait for ever.
+        self._events: queue.Queue[events.Event] = queue.Queue()
         self._nucleus: Nucleus
         self._watchdog = Watchdog()
         self._settings = Settings(lambda: self._nucleus.read_configuration(), self._search)
@@ -81,7 +82,7 @@ class Agent:
         self._exit_code = 0
 
     def post(self, event: events.Event) -> None:
-        """Tell the agent of something; from any thread or signal handler, never waits."""
+        """Tell the agent of something; from any thread, never waits."""
         self._events.put(event)
 
     def run(self, nucleus: Nucleus) -> int:

@@ -99,7 +99,8 @@ class Session:
         self._on_disconnected = on_disconnected
         self._on_gone = on_gone
         self._renew_seconds = 0.0
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # Not a SimpleQueue: on Python 3.9 and 3.10 one whose get() is over its timeout may wait for ever.
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._connect = Chore("connect to the nucleus", self._open_connection, renewed=False)
         self._chores = (self._connect, *chores)
         self._lifecycle: Optional[_Lifecycle] = None
