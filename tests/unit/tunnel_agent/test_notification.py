@@ -107,6 +107,14 @@ def test_a_token_in_the_wrong_place_is_not_shown(member: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.parametrize("piece", ["xx" + "s3cr3t" * 2 + "xx", "s3cr3t" * 10, "Another" * 30])
+def test_a_piece_of_a_token_in_the_wrong_place_is_not_shown(piece: str) -> None:
+    with pytest.raises(NotificationError, match=r"\(a (piece|text) of ") as caught:
+        parse(clientMode=piece)
+    assert "s3cr3t" not in str(caught.value)
+    assert "Another" not in str(caught.value)
+
+
 def test_digest_tells_tokens_apart() -> None:
     assert parse().digest == parse(services=["VNC"]).digest
     assert parse().digest != parse(clientAccessToken="other").digest
