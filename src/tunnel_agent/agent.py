@@ -156,7 +156,11 @@ class Agent:
         if self._settings.settled:
             for attempt in [attempt for attempt in self._attempts if attempt.due <= now]:
                 self._attempts.remove(attempt)
-                self._serve(attempt)
+                try:
+                    self._serve(attempt)
+                except Exception as error:
+                    logger.exception("an unexpected error; the component goes on")
+                    self._refuse(attempt.notification, f"an unexpected error: {type(error).__name__}")
 
     # Configuration.
 

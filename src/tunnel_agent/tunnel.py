@@ -112,6 +112,9 @@ class Tunnel:
         except OSError as error:
             berth.clear()
             raise StartError(f"{launch.command[0]} cannot be started", error) from error
+        except ValueError as error:  # an argument that cannot be written in this system's locale
+            berth.clear()
+            raise StartError(f"{launch.command[0]} cannot be started: {error}") from error
         watchdog.add(self._process.pid)
         try:
             for pipe, unformatted in ((berth.out, logging.INFO), (berth.err, logging.WARNING)):

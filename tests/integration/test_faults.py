@@ -135,3 +135,18 @@ def test_status_events_that_the_nucleus_refuses(start: Start, fake: FakeLocalpro
     os.kill(other["pid"], signal.SIGTERM)
     nucleus.wait_status("closed")
     assert [event["event"] for event in nucleus.status_events()] == ["opened", "connected"] * 2 + ["closed"]
+
+
+def test_an_argument_that_the_locale_cannot_express(start: Start, fake: FakeLocalproxy) -> None:
+    """The notification is refused with the reason, and costs no descriptor and no folder."""
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    nucleus, component = start(
+        component_options={"extra": ascii_only}, services={"SSH": 22, "WEB": "/run/caf\u00e9"}
+    )
+    before = held(component)
+    for _ in range(3):
+        secret = token("stay")
+        nucleus.notify(notification(secret, ("WEB",)))
+        assert "'ascii' codec can't encode" in nucleus.wait_status("refused", secret)["reason"]
+    assert held(component) <= before
+    live(nucleus, fake)

@@ -98,6 +98,7 @@ def test_the_map_of_services_is_taken_as_it_is() -> None:
         "[::1]",
         "[nonsense]:22",
         "relative/path",
+        "/run/\ud800",
         "/run/a,b=c",
         "/" + "x" * 107,
         "host:22,VNC=evil:1",
@@ -151,7 +152,7 @@ def test_truth(form: object, value: bool) -> None:
     ("key", "right", "wrong"),
     [
         ("reconnectWithClientToken", [], ["yes", 1, "", []]),
-        ("localproxyPath", ["", "builtin", "/opt/lp/localproxy"], ["localproxy", "./x", 7, "/a\nb", ["/x"]]),
+        ("localproxyPath", ["", "builtin", "/opt/lp/localproxy"], ["localproxy", "./x", 7, "/a\nb", "/\ud800", ["/x"]]),
         ("OS_DIST_INFO", ["auto", "ubuntu", "amzn2", "raspberrypi"], ["", "Ubuntu", "windows", 1]),
         ("destinationClientType", ["auto", "V1", "V2", "V3"], ["", "v1", "V4", 1]),
         (
@@ -166,7 +167,7 @@ def test_truth(form: object, value: bool) -> None:
             ["https://localhost", "host:port", "-v", "a b", "host:0", 443, "host:1:2"],
         ),
         ("caPath", ["", "/etc/ssl/certs"], ["certs", 1, "-c"]),
-        ("statusTopic", ["", "a/b"], ["a/+", "#", 1, "a\0b", "x" * 251]),
+        ("statusTopic", ["", "a/b"], ["a/+", "#", 1, "a\0b", "\ud800", "x" * 251]),
         ("logLevel", ["DEBUG", "INFO", "WARNING", "ERROR"], ["", "debug", "TRACE", 4]),
     ],
 )
