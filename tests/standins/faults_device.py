@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -201,8 +202,8 @@ def limited(stage: Stage, kind: str, limit: int) -> Iterator[None]:
 def files_exhausted(stage: Stage, rng: random.Random) -> None:
     """No descriptor is left: the tunnel is opened once there is one; the connection, too."""
     pid = stage.component.process.pid
-    open_now = max(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()) + 1
-    with limited(stage, "nofile", open_now):
+    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    with limited(stage, "nofile", next(number for number in itertools.count() if number not in taken)):
         tunnels = [stage.announce() for _ in range(rng.randint(1, 3))]
         stage.component.wait_line("^WARNING a tunnel cannot be started.*too many files open", timeout=TIMEOUT)
         if rng.random() < 0.5:
