@@ -83,7 +83,10 @@ class Berth:
 
     def remove_folder(self) -> None:
         """Remove the folder with whatever localproxy left in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.folder.rmdir()  # takes no descriptor, which there may be none of
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Berths:
