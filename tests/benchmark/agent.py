@@ -2,8 +2,8 @@
 
     tests/.venv/3.11/bin/python tests/benchmark/agent.py
 
-The article's way is what people write by hand: subscribe with the SDK, and in the callback, on the SDK's one
-thread, parse the JSON, start localproxy with Popen and a thread for each of its pipes. It is given the benefit
+The article's way is what people write by hand: subscribe with the SDK, and in the callback, on its one
+thread, parse the JSON, start localproxy with Popen and a thread for each pipe. It is given the benefit
 of a callback that then returns, as otherwise it would serve one tunnel only.
 
 The time from a notification to localproxy's main is taken by a stand-in localproxy, a shell script of one
@@ -84,18 +84,27 @@ class Contestant:
         configuration["localproxyPath"] = str(self.localproxy)
         self.nucleus = Nucleus(folder, configuration).__enter__()
         self.output = folder / "output"
+        self._start(command)
+        # The second start counts, as the installation leaves everything compiled.
+        self.process.kill()
+        self.process.wait()
+        self.to_subscribed = self._start(command)
+
+    def _start(self, command: Callable[[Path], list[str]]) -> float:
+        """Start the process; how long it takes until it is subscribed, in seconds."""
+        self.nucleus.wait_until(lambda: not self.nucleus.subscriptions())
         start = time.perf_counter()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command(self.localproxy),
-                cwd=folder,
+                cwd=self.localproxy.parent,
                 env={"PATH": os.environ["PATH"], **self.nucleus.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
         self.nucleus.wait_subscribed()
-        self.to_subscribed = time.perf_counter() - start
+        return time.perf_counter() - start
 
     def behave(self, last: str) -> None:
         """Make a localproxy that reports its start and then does this."""
@@ -158,7 +167,7 @@ class Contestant:
 
 
 def _clock(fifo: Path) -> tuple[int, int]:
-    """A process that reads a FIFO, and a pipe with the times at which it did (monotonic nanoseconds, 8 bytes).
+    """A process that reads a FIFO, and a pipe with the times at which it did (monotonic ns, 8 bytes).
 
     It is a process of its own as in this one the reading thread would wait for those of the nucleus.
     """
