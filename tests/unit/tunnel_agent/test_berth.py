@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from tunnel_agent.berth import Berths, StartError
 @contextmanager
 def no_descriptors() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = {int(name.name) for name in Path("/proc/self/fd").iterdir()}
-    free = next(number for number in count() if number not in taken)
+    free = os.open(os.devnull, os.O_RDONLY)  # the lowest one
+    os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
         yield
@@ -28,13 +28,15 @@ def no_descriptors() -> Iterator[None]:
 def test_without_descriptors(tmp_path: Path) -> None:
     berths = Berths(tmp_path)
     berths.prepare()
+    ready = berths.take()
     folders = tmp_path / "tunnels"
     with no_descriptors():
-        berths.take().clear()
         with pytest.raises(StartError, match="too many files open") as caught:
             berths.take()
         assert caught.value.transient
+        ready.remove_folder()
     assert list(folders.iterdir()) == []
+    ready.clear()
     other = berths.take()
     (other.folder / "left").mkdir()
     other.clear()
