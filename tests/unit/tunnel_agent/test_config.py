@@ -152,7 +152,11 @@ def test_truth(form: object, value: bool) -> None:
     ("key", "right", "wrong"),
     [
         ("reconnectWithClientToken", [], ["yes", 1, "", []]),
-        ("localproxyPath", ["", "builtin", "/opt/lp/localproxy"], ["localproxy", "./x", 7, "/a\nb", "/\ud800", ["/x"]]),
+        (
+            "localproxyPath",
+            ["", "builtin", "/opt/lp/localproxy"],
+            ["localproxy", "./x", 7, "/a\nb", "/\ud800", ["/x"]],
+        ),
         ("OS_DIST_INFO", ["auto", "ubuntu", "amzn2", "raspberrypi"], ["", "Ubuntu", "windows", 1]),
         ("destinationClientType", ["auto", "V1", "V2", "V3"], ["", "v1", "V4", 1]),
         (
