@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+# Compiled code and a copied localproxy in the work folder are nobody else's to read or change.
+os.umask(0o077)
 # The artifact is read-only: without this the program would be compiled anew at every start, and so would the
 # SDK where it came with the system.
 sys.pycache_prefix = str(Path.cwd() / "pycache")

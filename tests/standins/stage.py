@@ -71,6 +71,7 @@ class Stage:
         self._opened: set[int] = set()
         self._ended: set[int] = set()
         self._words: list[str] = []
+        self._sources: list[ExitStack] = []
         self._at_end: list[Callable[[], object]] = []
 
     def __enter__(self) -> Stage:
@@ -105,6 +106,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self.component.__exit__()
+        self._close_sources()
         self._stack.close()
 
     # The agent.
@@ -218,6 +220,7 @@ class Stage:
         if before is not None:
             return Connected(tunnel, before.stack, before.port, self.localproxy(token))
         stack = ExitStack()
+        self._sources.append(stack)
         source = Source(self.service.endpoint, self.service.ca_file, tunnel.source.token.text)
         ports = stack.enter_context(self.loop.enter(source)).ports
         return Connected(tunnel, stack, ports["SSH"], self.localproxy(token))
@@ -264,10 +267,16 @@ class Stage:
         self._ended.clear()
         self._expected.clear()
         self._events.clear()
+        self._close_sources()
         for tunnel in list(self.service.tunnels):
             self.loop.run(tunnel.close())
         self.service.tunnels.clear()
         self.service.handshakes.clear()
+
+    def _close_sources(self) -> None:
+        for source in self._sources:
+            source.close()
+        self._sources.clear()
 
     def _problem(self) -> str:
         books = self._books()
