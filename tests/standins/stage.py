@@ -6,9 +6,7 @@ What breaks is in the modules ``faults_*``.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from standins.component import Component, alive, descendants
+from standins.ledger import Ledger
 from standins.local_service import LocalService, exchange
 from standins.loop_thread import LoopThread
 from standins.nucleus import Nucleus
@@ -30,7 +29,6 @@ from standins.tunneling_service import TunnelingService
 
 TIMEOUT = 30.0  # of any one wait: the machine may be busy
 MEMORY_TOLERANCE = 6.0  # MiB above what the same agent had once it had served its first tunnel
-_ENDS = "closed|rejected|failed|timedOut"
 
 
 def until(problem: Callable[[], str], timeout: float = TIMEOUT) -> None:
@@ -65,12 +63,7 @@ class Stage:
         self._user = 60000 + os.getpid() % 5000 if self.root else os.geteuid()
         options = ["--reuid", str(self._user), "--regid", str(self._user), "--clear-groups", "--"]
         self._become = ["setpriv", *options] if self.root else []
-        self._secrets: set[str] = set()
-        self._expected: set[str] = set()
-        self._events: dict[str, list[str]] = {}
-        self._opened: set[int] = set()
-        self._ended: set[int] = set()
-        self._words: list[str] = []
+        self._ledger = Ledger()
         self._sources: list[ExitStack] = []
         self._at_end: list[Callable[[], object]] = []
 
@@ -119,7 +112,7 @@ class Stage:
             options = f"size=64k,nr_inodes=8,uid={self._user},gid={self._user}"
             inner = f'mount -t tmpfs -o {options} tmpfs "$0" && cd "$0" && exec {become}"$@"'
             limits = f'exec unshare -m sh -c {shlex.quote(inner)} {self.work} "$@"'
-        self._secrets |= {
+        self._ledger.secrets |= {
             self.nucleus.token,
             self.nucleus.environment()["AWS_CONTAINER_AUTHORIZATION_TOKEN"],
         }
@@ -149,12 +142,10 @@ class Stage:
         if found != code:
             raise AssertionError(f"the agent ended with {found}, not {code}")
         until(lambda: "" if not self.processes() else f"left over: {self.processes()}")
+        self._books()
         if code >= 0:
             until(self._books)
-        self._collect()
-        self._expected.clear()
-        self._opened.clear()
-        self._ended.clear()
+        self._ledger.close()
 
     def restart(self, small_disk: bool = False) -> None:
         """Stop the agent as the nucleus does, and start it again."""
@@ -198,11 +189,11 @@ class Stage:
     def deliver(self, notification: dict[str, Any]) -> int:
         """Deliver a valid notification, which from now on must be served or refused."""
         token = notification["clientAccessToken"]
-        self._secrets.add(token)
+        self._ledger.secrets.add(token)
         sent = self.nucleus.notify(notification)
         if sent:
             self.delivered += 1
-            self._expected.add(hashlib.sha256(token.encode()).hexdigest()[:12])
+            self._ledger.expect(token)
         return sent
 
     def announce(self, services: Sequence[str] = ("SSH",)) -> Tunnel:
@@ -263,10 +254,7 @@ class Stage:
         self.close(proof)
         self.served += 1
         until(self._problem)
-        self._opened.clear()
-        self._ended.clear()
-        self._expected.clear()
-        self._events.clear()
+        self._ledger.close()
         self._close_sources()
         for tunnel in list(self.service.tunnels):
             self.loop.run(tunnel.close())
@@ -279,16 +267,8 @@ class Stage:
         self._sources.clear()
 
     def _problem(self) -> str:
-        books = self._books()
-        if books:
-            return books
-        missing = [
-            token
-            for token in self._expected
-            if not {"opened", "refused"}.intersection(self._events.get(token, ()))
-        ]
-        if missing:
-            return f"notifications {missing} were neither opened nor refused in a status event"
+        if problem := self._books() or self._ledger.unanswered():
+            return problem
         pid = self.component.process.pid
         if len(processes := self.processes()) > 1:  # the watchdog
             return f"processes are left: {processes}"
@@ -315,31 +295,14 @@ class Stage:
         return [str(path) for path in found]
 
     def _books(self) -> str:
-        """Every notification has its line, every tunnel its end, and no line says what it may not."""
-        self._collect()
-        if self._opened != self._ended:
-            return f"tunnels {sorted(self._opened ^ self._ended)} have no line of their end"
-        if self._words:
-            raise AssertionError("\n".join(self._words))
-        return ""
-
-    def _collect(self) -> None:
-        self._secrets |= {
+        """What the agent has said so far, and what is missing in it."""
+        self._ledger.secrets |= {
             value for shake in list(self.service.handshakes) for value in shake.header("client-token")
         }
         known = len(self.nucleus.requests)
-        for event in self.nucleus.status_events():
-            self._events.setdefault(event["token"] or "", []).append(event["event"])
+        self._ledger.enter(self.component.take(), self.nucleus.status_events())
         del self.nucleus.requests[:known]  # a long run has many
-        for line in self.component.take():
-            if match := re.search(r"^INFO \[tunnel (\d+) [^]]*\] opened to ", line):
-                self._opened.add(int(match[1]))
-            elif match := re.search(rf"^\w+ \[tunnel (\d+) [^]]*\] ({_ENDS}) after \d+ s: ", line):
-                self._ended.add(int(match[1]))
-            if re.search(r"unexpected error|Traceback|was lost$|broke off", line):
-                self._words.append(line)
-            if any(secret[:24] in line for secret in self._secrets):
-                self._words.append(f"a secret: {line}")
+        return self._ledger.open_ends()
 
 
 def _count(folder: str) -> int:
