@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from integration.conftest import Start, gone, live
 from standins.component import Component, alive, descendants
 from standins.fake_localproxy import FakeLocalproxy, notification, token
 from standins.nucleus import TIMEOUT, Nucleus
+from standins.stage import until
 from tunnel_agent import watchdog
 
 SHELLS = [["sh"], ["dash"], ["bash"], ["busybox", "sh"]]
@@ -135,6 +137,7 @@ def test_the_watchdog_in_every_shell() -> None:
             assert groups[2].stdout is not None
             groups[2].stdout.readline()
             first, second, third = (group.pid for group in groups)
+            wait_ignored(dog.pid, signal.SIGTERM)
             dog.stdin.write(f"+ {first}\n+ {second}\n- {first}\n- 1\n+ {third}\n".encode())
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 dog.send_signal(number)
@@ -146,6 +149,16 @@ def test_the_watchdog_in_every_shell() -> None:
             assert groups[2].wait(end - time.monotonic()) == -signal.SIGKILL
             assert groups[0].poll() is None
             dog.wait(2)
+
+
+def wait_ignored(pid: int, number: signal.Signals) -> None:
+    """Wait until a process ignores a signal."""
+
+    def problem() -> str:
+        (mask,) = re.findall(r"SigIgn:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+        return "" if int(mask, 16) >> (number - 1) & 1 else f"it ignores {mask} only"
+
+    until(problem)
 
 
 def switches(pid: int) -> int:
