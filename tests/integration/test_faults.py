@@ -126,11 +126,13 @@ def test_status_events_that_were_under_way_when_the_connection_was_lost(
 
 
 def test_status_events_that_the_nucleus_refuses(start: Start, fake: FakeLocalproxy) -> None:
-    """They are not tried for ever."""
-    nucleus, _ = start()
+    """They are not tried again, with the next connection either."""
+    nucleus, component = start()
     nucleus.refuse("PublishToTopic", "ServiceError")
     live(nucleus, fake)
     nucleus.refuse("PublishToTopic", None)
+    nucleus.drop_connections()
+    component.wait_line("^INFO subscribed to ", count=2)
     other = live(nucleus, fake)
     os.kill(other["pid"], signal.SIGTERM)
     nucleus.wait_status("closed")
