@@ -131,6 +131,13 @@ class Contestant:
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) / 1024
 
+    def memory_per_tunnel(self) -> float:
+        """What a live tunnel adds to this process's private memory (KiB), its localproxy not counted."""
+        before = self.private_memory()
+        self.behave("exec sleep 20")  # ends by itself, as the article's way ends nothing
+        self.notify(BURST)
+        return (self.private_memory() - before) * 1024 / BURST
+
     def wakeups(self, seconds: float) -> float:
         """How often its threads woke up in a second."""
 
@@ -147,7 +154,8 @@ class Contestant:
     def flood(self, lines: int) -> tuple[float, float]:
         """Lines and MiB that go through from one localproxy to the log in a second."""
         line = "[2026-11-22 00:14:27.395683] (0x00007f54) [info] Some line of about the usual length, number"
-        self.behave(f"seq -f '{line} %.0f' {lines} >&2; echo the end >&2")
+        # All of one level: what goes to the other stream may overtake.
+        self.behave(f"(seq -f '{line} %.0f' {lines}; echo '{line} the end') >&2")
         before = self.output.stat().st_size
         self.notify()
         start = time.perf_counter()
@@ -232,10 +240,12 @@ def main() -> None:
             for name, contestant in both.items():
                 burst[name] += contestant.notify(BURST)
         floods = {name: contestant.flood(FLOOD_LINES) for name, contestant in both.items()}
+        tunnel_memory = {name: contestant.memory_per_tunnel() for name, contestant in both.items()}
 
         rows = {
             "start to subscribed": [f"{c.to_subscribed * 1000:.0f} ms" for c in both.values()],
             "idle private memory": [f"{value:.1f} MiB" for value in idle_memory.values()],
+            "the same, a live tunnel more": [f"{value:.0f} KiB" for value in tunnel_memory.values()],
             "idle wake-ups per second": [f"{value:.1f}" for value in wakeups.values()],
             f"notification to localproxy's main, median of {ROUNDS}": [
                 f"{statistics.median(values):.2f} ms" for values in single.values()
