@@ -29,6 +29,9 @@ def main() -> int:
     # What was imported stays for good. Looking through it for garbage would hold up a tunnel by ten
     # milliseconds now and then.
     gc.freeze()
+    # While one localproxy floods the log its pump always runs, and every step of a notification, from thread
+    # to thread, would wait this long for the interpreter (seconds, instead of 5 ms).
+    sys.setswitchinterval(0.0005)
     secrets = Secrets()
     log = ComponentLog(secrets)
     log.install()
