@@ -11,7 +11,6 @@ and every process is started by the thread that lives as long as the agent.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Optional, Union
 from tunnel_agent import events
 from tunnel_agent.config import Configuration
 from tunnel_agent.deployments import Deferral
+from tunnel_agent.inbox import Inbox
 from tunnel_agent.logs import ComponentLog
 from tunnel_agent.notification import Notification, NotificationError
 from tunnel_agent.nucleus import Nucleus
@@ -48,8 +48,7 @@ class Agent:
     def __init__(self, log: ComponentLog, artifact: Path, work: Path, environment: Mapping[str, str]) -> None:
         self._artifact = artifact
         self._work = work
-        # Not a SimpleQueue: on Python 3.9 and 3.10 one whose get() is over its timeout may wait for ever.
-        self._events: queue.Queue[events.Event] = queue.Queue()
+        self._events: Inbox[events.Event] = Inbox()
         self._nucleus: Nucleus
         self._watchdog = Watchdog()
         self._settings = Settings(lambda: self._nucleus.read_configuration(), self._search)
@@ -88,12 +87,8 @@ class Agent:
         return self._exit_code
 
     def _step(self) -> None:
-        try:
-            wait = max(0.0, self._next_deadline() - time.monotonic())
-            event = self._events.get(timeout=min(wait, threading.TIMEOUT_MAX))
-        except queue.Empty:
-            pass
-        else:
+        event = self._events.get(self._next_deadline() - time.monotonic())
+        if event is not None:
             self._handle(event)
         now = time.monotonic()
         self._settings.on_time(now)

@@ -15,7 +15,6 @@ import concurrent.futures
 import gc
 import logging
 import os
-import queue
 import random
 import threading
 import time
@@ -28,6 +27,7 @@ from awsiot.greengrasscoreipc import connect
 from awsiot.greengrasscoreipc.client import GreengrassCoreIPCClient
 
 from tunnel_agent.backoff import Backoff
+from tunnel_agent.inbox import Inbox
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ class Session:
         self._on_disconnected = on_disconnected
         self._on_gone = on_gone
         self._renew_seconds = 0.0
-        # Not a SimpleQueue: on Python 3.9 and 3.10 one whose get() is over its timeout may wait for ever.
-        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._commands: Inbox[Callable[[], None]] = Inbox()
         self._connect = Chore("connect to the nucleus", self._open_connection, renewed=False)
         self._chores = (self._connect, *chores)
         self._lifecycle: Optional[_Lifecycle] = None
@@ -170,12 +169,13 @@ class Session:
     def _run(self) -> None:
         while True:
             due = [(chore.due, index) for index, chore in enumerate(self._chores) if chore.due is not None]
-            moment, index = min(due, default=(None, 0))
+            moment, index = min(due, default=(float("inf"), 0))
+            command = self._commands.get(moment - time.monotonic())
             try:
-                wait = None if moment is None else max(0.0, moment - time.monotonic())
-                self._commands.get(timeout=wait)()
-            except queue.Empty:
-                self._perform(self._chores[index])
+                if command is not None:
+                    command()
+                else:
+                    self._perform(self._chores[index])
             except Exception:
                 logger.exception("an unexpected error in the session with the nucleus; it goes on")
 
