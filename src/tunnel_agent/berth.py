@@ -1,4 +1,4 @@
-"""What every localproxy needs and what can be made before it is known which: its folder and its pipes.
+"""What every localproxy needs and what can be made before it is known which: its folder, its pipes, a token.
 
 They take a good part of the time that starting a process does, so one set lies ready.
 """
@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Optional
@@ -30,10 +31,10 @@ class StartError(Exception):
         transient: whether the same start may work in a moment.
     """
 
-    def __init__(self, what: str, error: Optional[OSError] = None) -> None:
+    def __init__(self, what: str, error: Optional[OSError] = None, transient: bool = False) -> None:
         known = _TRANSIENT.get(error.errno or 0) if error is not None else None
         super().__init__(known or (f"{what}: {error.strerror}" if error is not None else what))
-        self.transient = known is not None
+        self.transient = transient or known is not None
 
 
 class Pipe:
@@ -68,10 +69,12 @@ class Berth:
     Attributes:
         folder: its working directory, empty: localproxy reads every file in ./config as a service map.
         null: a descriptor of /dev/null, shared by all.
+        client_token: a new one, for a localproxy that is to have one.
     """
 
     folder: Path
     null: int
+    client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     out: Pipe = field(default_factory=Pipe)
     err: Pipe = field(default_factory=Pipe)
 
@@ -114,12 +117,8 @@ class Berths:
             StartError: there is no room for it, not even in memory.
         """
         spare, self._spare = self._spare, None
-        if spare is not None:
-            if spare.folder.is_dir():
-                return spare
-            spare.clear()  # somebody tidied up the work folder
         try:
-            return self._make()
+            return spare or self._make()
         except OSError as error:
             raise StartError("no working directory can be made for localproxy", error) from error
 

@@ -9,7 +9,7 @@ from tunnel_agent.config import Configuration
 from tunnel_agent.search import Found
 
 
-@dataclass(frozen=True)
+@dataclass
 class NotificationArrived:
     """The nucleus delivered a message on the notify topic."""
 

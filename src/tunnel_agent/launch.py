@@ -129,21 +129,36 @@ def hints(localproxy: Localproxy, command: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def environment(
-    localproxy: Localproxy, ours: Mapping[str, str], host: str, access_token: str, client_token: str
-) -> dict[str, str]:
-    """The whole environment of a localproxy that connects to ``host``.
+@dataclass(frozen=True)
+class Inherited:
+    """What a localproxy may have of the component's own environment.
 
-    Args:
-        ours: the component's own environment, of which only the named few are passed on.
-        client_token: empty for none.
+    Attributes:
+        variables: what every one has.
+        https_proxy: what those have whose host ``no_proxy`` does not name; empty for none.
     """
-    result = {name: ours[name] for name in _PASSED_ON if ours.get(name)}
-    result.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
-    proxy = next((ours[name] for name in _PROXY_FOR_HTTPS if _is_http_proxy(ours.get(name, ""))), "")
+
+    variables: Mapping[str, str]
+    https_proxy: str
+    no_proxy: str
+
+    @classmethod
+    def of(cls, ours: Mapping[str, str]) -> Inherited:
+        """The named few of the component's own environment."""
+        variables = {name: ours[name] for name in _PASSED_ON if ours.get(name)}
+        variables.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
+        proxy = next((ours[name] for name in _PROXY_FOR_HTTPS if _is_http_proxy(ours.get(name, ""))), "")
+        return cls(variables, proxy, ours.get("no_proxy") or ours.get("NO_PROXY") or "")
+
+
+def environment(
+    localproxy: Localproxy, inherited: Inherited, host: str, access_token: str, client_token: str
+) -> dict[str, str]:
+    """The whole environment of a localproxy that connects to ``host``; ``client_token`` is empty for none."""
+    result = dict(inherited.variables)
     # The binary knows neither NO_PROXY nor ALL_PROXY, so they are applied here.
-    if proxy and not _covered(host, ours.get("no_proxy") or ours.get("NO_PROXY") or ""):
-        result["HTTPS_PROXY"] = proxy
+    if inherited.https_proxy and not _covered(host, inherited.no_proxy):
+        result["HTTPS_PROXY"] = inherited.https_proxy
     result.update(localproxy.environment)
     result["AWSIOT_TUNNEL_ACCESS_TOKEN"] = access_token
     if client_token and "--client-token" in localproxy.options:

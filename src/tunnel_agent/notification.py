@@ -28,7 +28,7 @@ class NotificationError(Exception):
     """A notification that cannot be served: one line that says what is wrong with it, without its token."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Notification:
     """A valid notification.
 
@@ -36,16 +36,21 @@ class Notification:
         access_token: the destination's client access token: a secret, left out of the representation.
         region: the AWS region of the tunnel.
         services: at least one service id, each once, in the order of the notification.
-        digest: the SHA-256 of the access token: what tells notifications apart and may be kept and shown.
     """
 
     access_token: str = field(repr=False)
     region: str
     services: tuple[str, ...]
-    digest: bytes = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha256(self.access_token.encode()).digest())
+    @property
+    def key(self) -> int:
+        """What tells notifications apart within this process, and may be kept: not the token itself."""
+        return hash(self.access_token)  # 64 bits, with a key of this process's
+
+    @property
+    def label(self) -> str:
+        """What tells tunnels apart to others: the first 12 hexadecimal digits of the token's SHA-256."""
+        return hashlib.sha256(self.access_token.encode()).hexdigest()[:12]
 
     @classmethod
     def parse(cls, payload: bytes) -> Notification:

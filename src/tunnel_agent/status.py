@@ -30,7 +30,7 @@ def status_event(
         "tunnel": number,
         "services": [] if notification is None else list(notification.services),
         "region": None if notification is None else notification.region,
-        "token": None if notification is None else notification.digest.hex()[:12],
+        "token": None if notification is None else notification.label,
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }
     if reason:

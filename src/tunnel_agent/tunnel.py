@@ -45,7 +45,7 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Launch:
     """How a localproxy is started.
 
@@ -63,7 +63,7 @@ class Launch:
 
 
 class Tunnel:
-    """A tunnel, started by its making. Main thread only.
+    """A tunnel, whose localproxy is started by its making. Main thread only.
 
     Args:
         number: counts the tunnels of this agent; a number is never used twice.
@@ -72,8 +72,6 @@ class Tunnel:
         berth: its folder and its pipes, which the tunnel takes care of from now on.
         client_token: the other secret that it is started with; empty for none.
         watchdog: is told of the process.
-        log: gets the output.
-        post: gets the events that the output brings.
 
     Attributes:
         prefix: what its lines in the log start with.
@@ -90,14 +88,13 @@ class Tunnel:
         berth: Berth,
         client_token: str,
         watchdog: Watchdog,
-        log: ComponentLog,
-        post: Callable[[Event], None],
     ) -> None:
         self.number = number
         self.notification = notification
         self.client_token = client_token
         self.prefix = f"[tunnel {number} {','.join(notification.services)}]"
         self.state = State.RUNNING
+        self._verbosity = launch.verbosity
         self._opened = time.monotonic()
         self._deadline = self._opened + launch.timeout
         self._watchdog = watchdog
@@ -110,22 +107,37 @@ class Tunnel:
         try:
             self._process = _spawn(launch, berth)
         except OSError as error:
+            tidied_up = not berth.folder.is_dir()
             berth.clear()
+            if tidied_up:
+                raise StartError("localproxy's working directory was removed", transient=True) from error
             raise StartError(f"{launch.command[0]} cannot be started", error) from error
         except ValueError as error:  # an argument that cannot be written in this system's locale
             berth.clear()
             raise StartError(f"{launch.command[0]} cannot be started: {error}") from error
         watchdog.add(self._process.pid)
+
+    def read_output(self, log: ComponentLog, post: Callable[[Event], None]) -> None:
+        """Begin to read what localproxy prints; to be called once, soon.
+
+        Args:
+            log: gets the output.
+            post: gets the events that the output brings.
+
+        Raises:
+            StartError: it cannot be read, so localproxy was ended.
+        """
         try:
-            for pipe, unformatted in ((berth.out, logging.INFO), (berth.err, logging.WARNING)):
+            for pipe, unformatted in ((self._berth.out, logging.INFO), (self._berth.err, logging.WARNING)):
                 pipe.close_writing()
-                reader = OutputReader(number, self.prefix, launch.verbosity, unformatted, log.secrets)
+                reader = OutputReader(self.number, self.prefix, self._verbosity, unformatted, log.secrets)
                 threading.Thread(target=pump, args=(pipe.reading, reader, log, post), daemon=True).start()
                 pipe.reading = None  # the pump's to close
         except RuntimeError as error:  # what threading makes of EAGAIN
-            self._signal(signal.SIGKILL)
-            self._reap()
-            berth.clear()
+            if self.state is not State.DRAINING:
+                self._signal(signal.SIGKILL)
+                self._reap()
+            self._berth.clear()
             raise StartError("no thread", OSError(errno.EAGAIN, "")) from error
 
     @property

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
@@ -30,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 # An access token is good for as long as its tunnel, which is 12 hours at most (seconds).
 _REMEMBERED_SECONDS = 12 * 3600.0
+# A localproxy that starts has the processors for itself for this long (seconds): its first lines can wait in
+# its pipes, and what is to be said about it, too.
+_HEAD_START_SECONDS = 0.005
 _START_TRIES = 6  # of a tunnel on a device that is short of something: about half a minute
 
 
@@ -40,7 +42,17 @@ class _Attempt:
     notification: Notification
     due: float = 0.0
     tries: int = 0
-    backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 16.0))
+    backoff: Optional[Backoff] = None
+
+
+@dataclass
+class _Started:
+    """A localproxy that was just started, and what is still to be done and said about it."""
+
+    tunnel: Tunnel
+    attempt: _Attempt
+    lines: list[str]
+    due: float
 
 
 class Tunnels:
@@ -67,16 +79,17 @@ class Tunnels:
         publish: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._settings = settings
-        self._environment = environment
+        self._inherited = launch.Inherited.of(environment)
         self._watchdog = watchdog
         self._log = log
         self._post = post
         self._publish_to = publish
         self._berths = Berths(work)
         self._attempts: list[_Attempt] = []
+        self._started: list[_Started] = []
         self._tunnels: dict[int, Tunnel] = {}
         self._last_number = 0
-        self._served: dict[bytes, float] = {}  # digest to monotonic seconds
+        self._served: dict[int, float] = {}  # a notification's key to monotonic seconds
         self._stopping = False
 
     @property
@@ -93,6 +106,7 @@ class Tunnels:
     def next_deadline(self) -> float:
         """When ``on_time`` wants to be called (monotonic seconds)."""
         deadlines = [tunnel.next_deadline for tunnel in self._tunnels.values()]
+        deadlines += [started.due for started in self._started]
         if self._settings.settled:
             deadlines += [attempt.due for attempt in self._attempts]
         return min(deadlines, default=float("inf"))
@@ -103,10 +117,10 @@ class Tunnels:
 
     def receive(self, notification: Notification) -> None:
         """Serve a notification as soon as ``on_time`` is called and the settings are settled."""
-        digest = notification.digest
+        key = notification.key
         if self._stopping:
             self.refuse(notification, "the component stops")
-        elif digest in self._served or any(digest == other.notification.digest for other in self._attempts):
+        elif key in self._served or any(key == other.notification.key for other in self._attempts):
             logger.info("a notification for %s came once more; ignored", ",".join(notification.services))
         else:
             self._attempts.append(_Attempt(notification))
@@ -119,6 +133,8 @@ class Tunnels:
 
     def on_time(self, now: float) -> None:
         """Do what is due at ``next_deadline``."""
+        while self._started and self._started[0].due <= now:
+            self._on_started(self._started.pop(0))
         for tunnel in self._tunnels.values():
             tunnel.on_time(now)
         for tunnel in [tunnel for tunnel in self._tunnels.values() if tunnel.ended]:
@@ -191,46 +207,56 @@ class Tunnels:
         localproxy: launch.Localproxy,
     ) -> None:
         notification = attempt.notification
-        client_token = str(uuid.uuid4()) if configuration.reconnect_with_client_token else ""
         host = launch.endpoint_host(configuration, notification.region)
-        self._log.secrets.add(notification.access_token, client_token)
         self._last_number += 1
         try:
+            berth = self._berths.take()
+            client_token = berth.client_token if configuration.reconnect_with_client_token else ""
             tunnel = Tunnel(
                 self._last_number,
                 notification,
                 Launch(
                     command,
                     launch.environment(
-                        localproxy, self._environment, host, notification.access_token, client_token
+                        localproxy, self._inherited, host, notification.access_token, client_token
                     ),
                     configuration.tunnel_timeout_seconds,
                     configuration.localproxy_verbosity,
                 ),
-                self._berths.take(),
+                berth,
                 client_token,
                 self._watchdog,
-                self._log,
-                self._post,
             )
         except StartError as error:
-            self._log.secrets.discard(notification.access_token, client_token)
             self._on_start_error(attempt, error)
             return
         now = time.monotonic()
         self._tunnels[tunnel.number] = tunnel
-        self._served = {digest: at for digest, at in self._served.items() if now - at < _REMEMBERED_SECONDS}
-        self._served[notification.digest] = now
+        self._served = {key: at for key, at in self._served.items() if now - at < _REMEMBERED_SECONDS}
+        self._served[notification.key] = now
         where = ", ".join(configuration.services[service] for service in notification.services)
-        logger.info("%s opened to %s, region %s", tunnel.prefix, where, notification.region)
-        for hint in launch.hints(localproxy, command):
-            logger.info("%s %s", tunnel.prefix, hint)
+        lines = [f"opened to {where}, region {notification.region}", *launch.hints(localproxy, command)]
+        self._started.append(_Started(tunnel, attempt, lines, now + _HEAD_START_SECONDS))
+
+    def _on_started(self, started: _Started) -> None:
+        tunnel, notification = started.tunnel, started.tunnel.notification
+        self._log.secrets.add(notification.access_token, tunnel.client_token)
+        try:
+            tunnel.read_output(self._log, self._post)
+        except StartError as error:
+            self._log.secrets.discard(notification.access_token, tunnel.client_token)
+            del self._tunnels[tunnel.number], self._served[notification.key]
+            self._on_start_error(started.attempt, error)
+            return
+        for line in started.lines:
+            logger.info("%s %s", tunnel.prefix, line)
         self._publish("opened", tunnel.number, notification)
         self._berths.prepare()
 
     def _on_start_error(self, attempt: _Attempt, error: StartError) -> None:
         attempt.tries += 1
         if error.transient and attempt.tries < _START_TRIES:
+            attempt.backoff = attempt.backoff or Backoff(1.0, 16.0)
             delay = attempt.backoff.next()
             attempt.due = time.monotonic() + delay
             self._attempts.append(attempt)

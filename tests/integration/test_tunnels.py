@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -56,6 +57,8 @@ def test_outcomes(start: Start) -> None:
         assert line == f"{level} [tunnel {number} SSH] {event} after 0 s: {reason}"
         connected = ["connected"] if behaviour.startswith(("exit", "die")) else []
         assert [status["event"] for status in nucleus.status_events(secret)] == ["opened", *connected, event]
+        # The agent's word of a tunnel comes before localproxy's own lines.
+        assert "] opened to " in component.matching(rf"^INFO \[tunnel {number} SSH\]")[0]
 
 
 def test_a_duplicate_is_ignored(start: Start, fake: FakeLocalproxy) -> None:
@@ -207,6 +210,19 @@ def test_a_device_that_is_short_of_something(start: Start, fake: FakeLocalproxy)
         nucleus.wait_status("connected", secret)
     assert len(fake.runs()) == 20
     assert component.stop() == 0
+
+
+def test_a_work_folder_that_was_tidied_up(start: Start, fake: FakeLocalproxy) -> None:
+    nucleus, component = start()
+    folders = Path(live(nucleus, fake)["cwd"]).parent
+    shutil.rmtree(folders)
+    secret = token("stay")
+    nucleus.notify(notification(secret))
+    component.wait_line(
+        "^WARNING a tunnel cannot be started, .*: localproxy's working directory was removed$"
+    )
+    nucleus.wait_status("connected", secret)
+    assert len(list(folders.iterdir())) == 2
 
 
 def test_what_is_no_notification(start: Start, fake: FakeLocalproxy) -> None:

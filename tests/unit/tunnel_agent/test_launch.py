@@ -8,6 +8,7 @@ import pytest
 
 from tunnel_agent.config import Configuration
 from tunnel_agent.launch import (
+    Inherited,
     LaunchError,
     Localproxy,
     arguments,
@@ -129,7 +130,7 @@ NUCLEUS = {
 
 
 def test_the_environment_is_built_up() -> None:
-    assert environment(BUILTIN, NUCLEUS, HOST, "access", "client") == {
+    assert environment(BUILTIN, Inherited.of(NUCLEUS), HOST, "access", "client") == {
         "PATH": "/bin",
         "HOME": "/home/x",
         "LANG": "C",
@@ -140,11 +141,14 @@ def test_the_environment_is_built_up() -> None:
 
 
 def test_an_environment_without_anything() -> None:
-    assert set(environment(BINARY, {}, HOST, "access", "")) == {"PATH", "AWSIOT_TUNNEL_ACCESS_TOKEN"}
+    assert set(environment(BINARY, Inherited.of({}), HOST, "access", "")) == {
+        "PATH",
+        "AWSIOT_TUNNEL_ACCESS_TOKEN",
+    }
 
 
 def test_an_old_binary_gets_no_client_token() -> None:
-    assert "AWSIOT_TUNNEL_CLIENT_TOKEN" not in environment(OLD, {}, HOST, "access", "client")
+    assert "AWSIOT_TUNNEL_CLIENT_TOKEN" not in environment(OLD, Inherited.of({}), HOST, "access", "client")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_an_old_binary_gets_no_client_token() -> None:
     ],
 )
 def test_proxies(ours: dict[str, str], proxy: str, no_proxy: str, covered: bool) -> None:
-    given = environment(BINARY, {**ours, "NO_PROXY": no_proxy}, HOST, "access", "")
+    given = environment(BINARY, Inherited.of({**ours, "NO_PROXY": no_proxy}), HOST, "access", "")
     assert given.get("HTTPS_PROXY") == (None if covered else proxy)
     assert "https_proxy" not in given
     assert "ALL_PROXY" not in given
@@ -186,5 +190,6 @@ def test_proxies(ours: dict[str, str], proxy: str, no_proxy: str, covered: bool)
     ("no_proxy", "covered"), [("10.0.0.0/8", True), ("10.1.2.3", True), ("10.2.0.0/16", False)]
 )
 def test_no_proxy_for_an_address(no_proxy: str, covered: bool) -> None:
-    given = environment(BINARY, {"HTTPS_PROXY": "http://p", "no_proxy": no_proxy}, "10.1.2.3", "access", "")
+    inherited = Inherited.of({"HTTPS_PROXY": "http://p", "no_proxy": no_proxy})
+    given = environment(BINARY, inherited, "10.1.2.3", "access", "")
     assert ("HTTPS_PROXY" not in given) is covered

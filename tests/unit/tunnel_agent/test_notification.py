@@ -115,9 +115,9 @@ def test_a_piece_of_a_token_in_the_wrong_place_is_not_shown(piece: str) -> None:
     assert "Another" not in str(caught.value)
 
 
-def test_digest_tells_tokens_apart() -> None:
-    assert parse().digest == parse(services=["VNC"]).digest
-    assert parse().digest != parse(clientAccessToken="other").digest
+def test_key_tells_tokens_apart() -> None:
+    assert parse().key == parse(services=["VNC"]).key
+    assert parse().key != parse(clientAccessToken="other").key
 
 
 @given(st.binary())
