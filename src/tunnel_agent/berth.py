@@ -72,7 +72,7 @@ class Berth:
         client_token: a new one, for a localproxy that is to have one.
     """
 
-    folder: Path
+    folder: str
     null: int
     client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
     out: Pipe = field(default_factory=Pipe)
@@ -87,7 +87,7 @@ class Berth:
     def remove_folder(self) -> None:
         """Remove the folder with whatever localproxy left in it."""
         try:
-            self.folder.rmdir()  # takes no descriptor, which there may be none of
+            Path(self.folder).rmdir()  # takes no descriptor, which there may be none of
         except OSError:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -133,17 +133,17 @@ class Berths:
         try:
             return Berth(folder, self._null)
         except OSError:
-            folder.rmdir()
+            Path(folder).rmdir()
             raise
 
-    def _make_folder(self) -> Path:
+    def _make_folder(self) -> str:
         # A full disk is just when somebody wants to log in, so a folder in memory will do as well.
         parents = [self._folders, Path("/dev/shm"), Path(tempfile.gettempdir())]  # noqa: S108
         for parent in parents:
             try:
                 if parent == parents[0]:
                     parent.mkdir(mode=0o700, exist_ok=True)
-                return Path(tempfile.mkdtemp(dir=parent))
+                return tempfile.mkdtemp(dir=parent)
             except OSError as error:
                 last = error
         raise last

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Callable, Optional
 
 from tunnel_agent.berth import Berth, StartError
@@ -107,7 +108,7 @@ class Tunnel:
         try:
             self._process = _spawn(launch, berth)
         except OSError as error:
-            tidied_up = not berth.folder.is_dir()
+            tidied_up = not Path(berth.folder).is_dir()
             berth.clear()
             if tidied_up:
                 raise StartError("localproxy's working directory was removed", transient=True) from error

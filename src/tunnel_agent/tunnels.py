@@ -47,11 +47,13 @@ class _Attempt:
 
 @dataclass
 class _Started:
-    """A localproxy that was just started, and what is still to be done and said about it."""
+    """A tunnel whose localproxy was just started: all but that is still to be done and said."""
 
     tunnel: Tunnel
     attempt: _Attempt
-    lines: list[str]
+    configuration: Configuration
+    localproxy: launch.Localproxy
+    command: tuple[str, ...]
     due: float
 
 
@@ -232,11 +234,9 @@ class Tunnels:
             return
         now = time.monotonic()
         self._tunnels[tunnel.number] = tunnel
-        self._served = {key: at for key, at in self._served.items() if now - at < _REMEMBERED_SECONDS}
         self._served[notification.key] = now
-        where = ", ".join(configuration.services[service] for service in notification.services)
-        lines = [f"opened to {where}, region {notification.region}", *launch.hints(localproxy, command)]
-        self._started.append(_Started(tunnel, attempt, lines, now + _HEAD_START_SECONDS))
+        due = now + _HEAD_START_SECONDS
+        self._started.append(_Started(tunnel, attempt, configuration, localproxy, command, due))
 
     def _on_started(self, started: _Started) -> None:
         tunnel, notification = started.tunnel, started.tunnel.notification
@@ -248,10 +248,15 @@ class Tunnels:
             del self._tunnels[tunnel.number], self._served[notification.key]
             self._on_start_error(started.attempt, error)
             return
-        for line in started.lines:
-            logger.info("%s %s", tunnel.prefix, line)
+        services = started.configuration.services
+        where = ", ".join(services[service] for service in notification.services)
+        logger.info("%s opened to %s, region %s", tunnel.prefix, where, notification.region)
+        for hint in launch.hints(started.localproxy, started.command):
+            logger.info("%s %s", tunnel.prefix, hint)
         self._publish("opened", tunnel.number, notification)
         self._berths.prepare()
+        oldest = time.monotonic() - _REMEMBERED_SECONDS
+        self._served = {key: at for key, at in self._served.items() if at > oldest}
 
     def _on_start_error(self, attempt: _Attempt, error: StartError) -> None:
         attempt.tries += 1

@@ -38,7 +38,7 @@ def test_without_descriptors(tmp_path: Path) -> None:
     assert list(folders.iterdir()) == []
     ready.clear()
     other = berths.take()
-    (other.folder / "left").mkdir()
+    (Path(other.folder) / "left").mkdir()
     other.clear()
     assert list(folders.iterdir()) == []
 
