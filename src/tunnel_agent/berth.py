@@ -1,6 +1,6 @@
-"""What every localproxy needs and what can be made before it is known which: its folder, its pipes, a token.
+"""Where a localproxy is started: its folder, its pipes and what else can be made before it is known which.
 
-They take a good part of the time that starting a process does, so one set lies ready.
+That takes a good part of the time that starting a process does, so one set lies ready.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
+import signal
 import tempfile
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Optional
 
@@ -22,6 +24,11 @@ _TRANSIENT = {
     errno.EMFILE: "this component has too many files open",
     errno.ENFILE: "the device has too many files open",
 }
+# By how much the number of a descriptor that is opened later may exceed the highest one now: the kernel gives
+# the lowest free number, and a new connection to the nucleus takes fewer than ten.
+_MORE_DESCRIPTORS = 16
+# What Python ignores, and a child would with it.
+_NOT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class StartError(Exception):
@@ -31,10 +38,10 @@ class StartError(Exception):
         transient: whether the same start may work in a moment.
     """
 
-    def __init__(self, what: str, error: Optional[OSError] = None, transient: bool = False) -> None:
+    def __init__(self, what: str, error: Optional[OSError] = None) -> None:
         known = _TRANSIENT.get(error.errno or 0) if error is not None else None
         super().__init__(known or (f"{what}: {error.strerror}" if error is not None else what))
-        self.transient = transient or known is not None
+        self.transient = known is not None
 
 
 class Pipe:
@@ -62,21 +69,51 @@ class Pipe:
             self.reading.close()
 
 
-@dataclass
 class Berth:
     """A set for one localproxy.
 
-    Attributes:
+    Args:
         folder: its working directory, empty: localproxy reads every file in ./config as a service map.
         null: a descriptor of /dev/null, shared by all.
+
+    Attributes:
         client_token: a new one, for a localproxy that is to have one.
+        out, err: its two outputs.
     """
 
-    folder: str
-    null: int
-    client_token: str = field(default_factory=lambda: str(uuid.uuid4()), repr=False)
-    out: Pipe = field(default_factory=Pipe)
-    err: Pipe = field(default_factory=Pipe)
+    def __init__(self, folder: str, null: int) -> None:
+        self.folder = folder
+        self.client_token = str(uuid.uuid4())
+        self.out = Pipe()
+        self.err = Pipe()
+        assert self.out.writing is not None
+        assert self.err.writing is not None
+        self._file_actions = [
+            (os.POSIX_SPAWN_DUP2, null, 0),
+            (os.POSIX_SPAWN_DUP2, self.out.writing.fileno(), 1),
+            (os.POSIX_SPAWN_DUP2, self.err.writing.fileno(), 2),
+            *((os.POSIX_SPAWN_CLOSE, number) for number in range(3, _beyond_all_descriptors())),
+        ]
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Start a program here, as the leader of a process group of its own; returns its process id.
+
+        By posix_spawn, which takes 0.07 ms less than the subprocess module. It leaves descriptors open, and
+        the SDK's native part lets children inherit its connection to the nucleus: so each number that one may
+        have is closed.
+
+        Raises:
+            OSError: it cannot be started.
+            ValueError: an argument cannot be written in this system's locale.
+        """
+        return os.posix_spawn(
+            command[0],
+            [*command],
+            environment,
+            file_actions=self._file_actions,
+            setpgroup=0,
+            setsigdef=_NOT_IGNORED,
+        )
 
     def clear(self) -> None:
         """Close and remove everything, but for what a pump reads."""
@@ -92,8 +129,15 @@ class Berth:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _beyond_all_descriptors() -> int:
+    """A number that no descriptor of this process reaches, now or soon."""
+    beyond = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + _MORE_DESCRIPTORS
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return beyond if limit == resource.RLIM_INFINITY else min(beyond, limit)
+
+
 class Berths:
-    """Makes them, one ahead.
+    """Makes them, one ahead. This process's working directory is always the folder of the last one made.
 
     Args:
         work: the component's work folder. What an agent that was killed left there is removed.
@@ -117,6 +161,9 @@ class Berths:
             StartError: there is no room for it, not even in memory.
         """
         spare, self._spare = self._spare, None
+        if spare is not None and not Path().stat().st_nlink:
+            spare.clear()  # somebody tidied up the work folder
+            spare = None
         try:
             return spare or self._make()
         except OSError as error:
@@ -131,7 +178,11 @@ class Berths:
     def _make(self) -> Berth:
         folder = self._make_folder()
         try:
-            return Berth(folder, self._null)
+            berth = Berth(folder, self._null)
+            # posix_spawn gives a child this process's working directory. Entered ahead, as leaving the last
+            # tunnel's, which is removed, makes the file system remove it for good: 0.2 ms.
+            os.chdir(folder)
+            return berth
         except OSError:
             Path(folder).rmdir()
             raise

@@ -15,12 +15,10 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Callable, Optional
 
 from tunnel_agent.berth import Berth, StartError
@@ -90,6 +88,15 @@ class Tunnel:
         client_token: str,
         watchdog: Watchdog,
     ) -> None:
+        try:
+            self._pid = berth.start(launch.command, launch.environment)
+        except OSError as error:
+            berth.clear()
+            raise StartError(f"{launch.command[0]} cannot be started", error) from error
+        except ValueError as error:  # an argument that cannot be written in this system's locale
+            berth.clear()
+            raise StartError(f"{launch.command[0]} cannot be started: {error}") from error
+        watchdog.add(self._pid)
         self.number = number
         self.notification = notification
         self.client_token = client_token
@@ -99,24 +106,13 @@ class Tunnel:
         self._opened = time.monotonic()
         self._deadline = self._opened + launch.timeout
         self._watchdog = watchdog
+        self._exit_code = 0  # as subprocess counts: below zero for a signal
         self._open_pipes = 2
         self._connected = False
         self._rejection = ""
         self._stopped: Optional[tuple[str, str]] = None
         self._last_lines: list[str] = []
         self._berth = berth
-        try:
-            self._process = _spawn(launch, berth)
-        except OSError as error:
-            tidied_up = not Path(berth.folder).is_dir()
-            berth.clear()
-            if tidied_up:
-                raise StartError("localproxy's working directory was removed", transient=True) from error
-            raise StartError(f"{launch.command[0]} cannot be started", error) from error
-        except ValueError as error:  # an argument that cannot be written in this system's locale
-            berth.clear()
-            raise StartError(f"{launch.command[0]} cannot be started: {error}") from error
-        watchdog.add(self._process.pid)
 
     def read_output(self, log: ComponentLog, post: Callable[[Event], None]) -> None:
         """Begin to read what localproxy prints; to be called once, soon.
@@ -189,7 +185,7 @@ class Tunnel:
         if self.state in (State.DRAINING, State.ENDED):
             return
         # Left as a zombie at first: as long as its number is taken, the signal can hit no stranger.
-        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
         self._signal(signal.SIGKILL)  # what it left behind in its group
         self._reap()
@@ -216,7 +212,7 @@ class Tunnel:
     @property
     def outcome(self) -> tuple[str, str]:
         """How it ended: the status event's name and the reason."""
-        code = self._process.returncode
+        code = self._exit_code
         if self._stopped is not None:
             return self._stopped
         if self._rejection:
@@ -233,23 +229,12 @@ class Tunnel:
     def _signal(self, number: int) -> None:
         # Gone already, or a set-user-id program that is not ours to signal.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._pid, number)
 
     def _reap(self) -> None:
-        self._watchdog.remove(self._process.pid)
-        self._process.wait()
-
-
-def _spawn(launch: Launch, berth: Berth) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        launch.command,
-        stdin=berth.null,
-        stdout=berth.out.writing,
-        stderr=berth.err.writing,
-        cwd=berth.folder,
-        env=launch.environment,
-        start_new_session=True,  # and with it a process group of its own
-    )
+        self._watchdog.remove(self._pid)
+        _, status = os.waitpid(self._pid, 0)
+        self._exit_code = os.waitstatus_to_exitcode(status)
 
 
 def _signal_name(number: int) -> str:

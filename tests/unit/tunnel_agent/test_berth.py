@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,54 @@ def test_what_an_earlier_agent_left_is_removed(tmp_path: Path) -> None:
     berths.close()
     assert not folder.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tunnels"]
+
+
+def test_what_a_program_finds(tmp_path: Path) -> None:
+    """Its folder, its outputs and nothing else: no descriptor, no ignored signal, not its parent's group."""
+    berths = Berths(tmp_path)
+    berths.prepare()
+    opened_since = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    for descriptor in opened_since:
+        os.set_inheritable(descriptor, True)
+    berth = berths.take()
+    assert berth.out.reading is not None
+    assert berth.err.reading is not None
+    script = "pwd; echo $$; ls /proc/$$/fd; grep -E 'Sig(Ign|Blk)' /proc/$$/status; env >&2"
+    pid = berth.start(["/bin/sh", "-c", script], {"PATH": os.environ["PATH"], "A": "b c"})
+    berth.out.close_writing()
+    berth.err.close_writing()
+    assert os.getpgid(pid) == pid
+    out = b"".join(iter(lambda: berth.out.reading.read(4096), b"")).decode().split()  # type: ignore[union-attr]
+    err = b"".join(iter(lambda: berth.err.reading.read(4096), b"")).decode()  # type: ignore[union-attr]
+    assert os.waitpid(pid, 0)[1] == 0
+    assert out[:5] == [berth.folder, str(pid), "0", "1", "2"]
+    assert (out[5], int(out[6], 16)) == ("SigBlk:", 0)
+    # Beyond are the two that the C library keeps for itself.
+    assert (out[7], int(out[8], 16) & 0x7FFFFFFF) == ("SigIgn:", 0)
+    assert "A=b c\n" in err
+    assert not [
+        line for line in err.splitlines() if not line.startswith(("A=", "PATH=", "PWD=", "_=", "SHLVL="))
+    ]
+    for descriptor in opened_since:
+        os.close(descriptor)
+    berth.clear()
+
+
+def test_a_folder_that_was_tidied_up_is_replaced(tmp_path: Path) -> None:
+    berths = Berths(tmp_path)
+    berths.prepare()
+    shutil.rmtree(tmp_path / "tunnels")
+    berth = berths.take()
+    assert Path(berth.folder).is_dir()
+    assert Path.cwd() == Path(berth.folder)
+    berth.clear()
+
+
+def test_a_program_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+    (tmp_path / "text").chmod(0o755)
+    berth = Berths(tmp_path / "work").take()
+    for name, error in (("nothing", FileNotFoundError), ("text", OSError)):
+        with pytest.raises(error):
+            berth.start([str(tmp_path / name)], {})
+    berth.clear()
