@@ -25,8 +25,8 @@ _TRANSIENT = {
     errno.ENFILE: "the device has too many files open",
 }
 # By how much the number of a descriptor that is opened later may exceed the highest one now: the kernel gives
-# the lowest free number, and a new connection to the nucleus takes fewer than ten.
-_MORE_DESCRIPTORS = 16
+# the lowest free number, and a new connection to the nucleus takes fewer than that.
+_MORE_DESCRIPTORS = 10
 # What Python ignores, and a child would with it.
 _NOT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
