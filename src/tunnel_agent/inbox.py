@@ -15,9 +15,11 @@ _LONGEST_WAIT = 2**31 - 1  # of poll(), in milliseconds: 24 days
 
 
 class Inbox(Generic[Item]):
-    """The standard library's two were tried: the locks of ``queue.Queue``, which are Python, are felt in the
-    time that a tunnel takes to start; ``SimpleQueue.get()`` with a timeout may wait for ever on Python 3.9
-    and 3.10. This one waits for a byte in a pipe.
+    """A queue whose taker waits for a byte in a pipe.
+
+    The standard library's two were tried. The locks of ``queue.Queue``, which are Python, are felt in the
+    time that a tunnel takes to start. ``SimpleQueue.get()`` with a timeout may wait for ever on Python 3.9
+    and 3.10.
 
     Raises:
         OSError: there is no descriptor left.

@@ -260,7 +260,9 @@ class Tunnels:
 
     def _on_start_error(self, attempt: _Attempt, error: StartError) -> None:
         attempt.tries += 1
-        if error.transient and attempt.tries < _START_TRIES:
+        if self._stopping:
+            self.refuse(attempt.notification, "the component stops")
+        elif error.transient and attempt.tries < _START_TRIES:
             attempt.backoff = attempt.backoff or Backoff(1.0, 16.0)
             delay = attempt.backoff.next()
             attempt.due = time.monotonic() + delay

@@ -59,12 +59,13 @@ def test_an_unexpected_error_costs_no_notification_its_answer(
     ] * 2
 
 
-def test_a_localproxy_that_nobody_could_read_is_ended_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_localproxy_that_nobody_can_read_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: bool
 ) -> None:
-    """There was room for its process, but none for the threads that read its output."""
+    """There is room for its process, but none for the threads that read its output: one more try."""
     localproxy = tmp_path / "localproxy"
-    localproxy.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec sleep 60\n")
+    localproxy.write_text("#!/bin/sh\nexec sleep 60\n")
     localproxy.chmod(0o755)
     start_thread = threading.Thread.start
     refusals = iter([RuntimeError("can't start new thread")])
@@ -77,9 +78,13 @@ def test_a_localproxy_that_nobody_could_read_is_ended_and_started_again(
     agent, nucleus = _settled(tmp_path, str(localproxy))
     monkeypatch.setattr(threading.Thread, "start", start)
     agent.post(NotificationArrived(json.dumps(NOTIFICATION).encode()))
+    agent._step()
+    assert agent._tunnels.live
+    if stopping:
+        agent._tunnels.stop()
     while not nucleus.published:
         agent._step()
-    assert [event["event"] for event in nucleus.published] == ["opened"]
+    assert [event["event"] for event in nucleus.published] == ["refused" if stopping else "opened"]
     agent._tunnels.stop()
     while agent._tunnels.live:
         agent.post(ChildEnded())
