@@ -151,7 +151,12 @@ def _executable_copy(source: Path, work: Path) -> Path:
 
 
 def _trial(
-    command: tuple[str, ...], builtin: bool, environment: dict[str, str], work: Path, watch: Watch
+    command: tuple[str, ...],
+    builtin: bool,
+    environment: dict[str, str],
+    work: Path,
+    watch: Watch,
+    again: bool = True,
 ) -> Localproxy:
     try:
         process = subprocess.Popen(
@@ -182,6 +187,10 @@ def _trial(
         process.stdout.close()
     if output is None:
         raise _UnusableError(f"--help did not end within {_TRIAL_SECONDS:g} s")
+    if code == -signal.SIGTERM and again:
+        # A nucleus that stops the component hits it before it has left the agent's process group: that is no
+        # fault of this program's, and the agent's own signal is on its way.
+        return _trial(command, builtin, environment, work, watch, again=False)
     options = frozenset(_OPTION.findall(output))
     if "--destination-app" not in options:
         said = " ".join(output.split())[-300:] or "nothing"
