@@ -15,14 +15,10 @@ _LONGEST_WAIT = 2**31 - 1  # of poll(), in milliseconds: 24 days
 
 
 class Inbox(Generic[Item]):
-    """A queue whose taker waits for a byte in a pipe.
+    """Its taker waits for a byte in a pipe.
 
-    The standard library's two were tried. The locks of ``queue.Queue``, which are Python, are felt in the
-    time that a tunnel takes to start. ``SimpleQueue.get()`` with a timeout may wait for ever on Python 3.9
-    and 3.10.
-
-    Raises:
-        OSError: there is no descriptor left.
+    The locks of ``queue.Queue`` are felt in a tunnel's start; on Python 3.9 and 3.10 ``SimpleQueue.get()``
+    may wait for ever in spite of its timeout.
     """
 
     def __init__(self) -> None:

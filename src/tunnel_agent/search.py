@@ -188,8 +188,7 @@ def _trial(
     if output is None:
         raise _UnusableError(f"--help did not end within {_TRIAL_SECONDS:g} s")
     if code == -signal.SIGTERM and again:
-        # A nucleus that stops the component hits it before it has left the agent's process group: that is no
-        # fault of this program's, and the agent's own signal is on its way.
+        # A nucleus that stops the component hits it too, just before it leaves the agent's process group.
         return _trial(command, builtin, environment, work, watch, again=False)
     options = frozenset(_OPTION.findall(output))
     if "--destination-app" not in options:

@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 # An access token is good for as long as its tunnel, which is 12 hours at most (seconds).
 _REMEMBERED_SECONDS = 12 * 3600.0
-# A localproxy that starts has the processors for itself for this long (seconds): its first lines can wait in
-# its pipes, and what is to be said about it, too.
+# A localproxy that starts has the processors for itself for this long (seconds): its first lines can wait.
 _HEAD_START_SECONDS = 0.005
 _START_TRIES = 6  # of a tunnel on a device that is short of something: about half a minute
 
