@@ -174,11 +174,10 @@ class Berths:
     def _make(self) -> Berth:
         folder = self._make_folder()
         try:
-            berth = Berth(folder, self._null)
             # posix_spawn gives a child this process's working directory. Entered ahead: to leave that of a
             # tunnel that has ended takes the file system 0.2 ms.
             os.chdir(folder)
-            return berth
+            return Berth(folder, self._null)
         except OSError:
             Path(folder).rmdir()
             raise

@@ -21,10 +21,12 @@ DISTRIBUTIONS = ("auto", "ubuntu", "amzn2", "raspberrypi")
 CLIENT_TYPES = ("auto", "V1", "V2", "V3")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+# Control characters, and what is no character.
+_UNPRINTABLE = r"\0-\x1f\x7f\ud800-\udfff"
 # As many as the C++ localproxy takes in a host: no underscore.
 _HOST = re.compile(r"(?!-)[a-zA-Z0-9.-]{1,253}", re.ASCII)
 # Commas and equals signs separate the entries of localproxy's -d.
-_SOCKET_PATH = re.compile(r"/[^\0-\x1f\x7f\ud800-\udfff,=]{1,106}")
+_SOCKET_PATH = re.compile(rf"/[^{_UNPRINTABLE},=]{{1,106}}")
 _MAX_SHOWN = 80
 
 
@@ -135,7 +137,7 @@ def _absolute_path(*words: str) -> Callable[[str, object], str]:
     def parse(key: str, value: object) -> str:
         if value == "" or value in words:
             return str(value)
-        if not isinstance(value, str) or not re.fullmatch(r"/[^\0-\x1f\x7f\ud800-\udfff]{0,4000}", value):
+        if not isinstance(value, str) or not re.fullmatch(rf"/[^{_UNPRINTABLE}]{{0,4000}}", value):
             raise ConfigurationError(key, value, " or ".join(["an absolute path", *words, "nothing"]))
         return value
 
@@ -154,7 +156,7 @@ def _endpoint(key: str, value: object) -> str:
 def _topic(key: str, value: object) -> str:
     if value == "":
         return ""
-    if not isinstance(value, str) or not re.fullmatch(r"[^\0-\x1f\x7f\ud800-\udfff+#]{1,250}", value):
+    if not isinstance(value, str) or not re.fullmatch(rf"[^{_UNPRINTABLE}+#]{{1,250}}", value):
         raise ConfigurationError(key, value, "a topic of at most 250 characters without + and #, or nothing")
     return value
 
