@@ -28,7 +28,7 @@ from typing import Any, Callable
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 
-from standins.component import ROOT  # noqa: E402
+from standins.component import ROOT, memory  # noqa: E402
 from standins.fake_localproxy import notification, token  # noqa: E402
 from standins.nucleus import Nucleus  # noqa: E402
 
@@ -128,8 +128,7 @@ class Contestant:
 
     def private_memory(self) -> float:
         """Of this process alone, in MiB."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) / 1024
+        return memory(self.process.pid)
 
     def memory_per_tunnel(self) -> float:
         """What a live tunnel adds to this process's private memory (KiB), its localproxy not counted."""

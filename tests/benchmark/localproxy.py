@@ -28,6 +28,7 @@ _TESTS = Path(__file__).resolve().parent.parent
 _SOURCES = _TESTS.parent / "src"
 sys.path.insert(0, str(_TESTS))
 
+from standins.component import memory  # noqa: E402
 from standins.tunnel import Tunnel  # noqa: E402
 from standins.tunnel_message import (  # noqa: E402
     MAX_FRAME,
@@ -132,12 +133,6 @@ class Proxy:
             self.process.kill()
         await self.process.wait()
         await self.tunnel.destination.wait_gone()
-
-    def memory(self, name: str) -> float:
-        """MiB of /proc/PID/smaps_rollup, such as Pss; Private is clean and dirty together."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        lines = [line.split() for line in rollup.splitlines() if line.startswith(name)]
-        return sum(int(line[1]) for line in lines) / 1024
 
     def peak(self) -> float:
         """MiB resident at most so far."""
@@ -252,8 +247,8 @@ async def measure(
     async with Proxy(candidate, service, port, folder) as proxy:
         candidate.add("start to connected, ms", proxy.started * 1000)
         await asyncio.sleep(0.5)  # let it come to rest
-        candidate.add("idle, private MiB", proxy.memory("Private"))
-        candidate.add("idle, PSS MiB", proxy.memory("Pss:"))
+        candidate.add("idle, private MiB", memory(proxy.process.pid))
+        candidate.add("idle, PSS MiB", memory(proxy.process.pid, "Pss:"))
         await round_trip(proxy, candidate)
     async with Proxy(candidate, service, port, folder) as proxy:
         await to_source(proxy, candidate, size)
@@ -273,7 +268,8 @@ async def many(candidate: Candidate, service: TunnelingService, port: int, folde
         for proxy in proxies:
             await proxy.__aenter__()
         await asyncio.sleep(0.5)
-        candidate.add(f"{_IDLE} idle ones together, PSS MiB", sum(p.memory("Pss:") for p in proxies))
+        together = sum(memory(proxy.process.pid, "Pss:") for proxy in proxies)
+        candidate.add(f"{_IDLE} idle ones together, PSS MiB", together)
     finally:
         for proxy in proxies:
             await proxy.__aexit__()

@@ -15,7 +15,7 @@ from pathlib import Path
 import faults
 
 from integration.conftest import Start, live
-from standins.component import ROOT, Component
+from standins.component import ROOT, Component, held
 from standins.fake_localproxy import FakeLocalproxy, notification, token
 from standins.nucleus import Nucleus
 
@@ -59,25 +59,19 @@ def test_a_start_leaves_no_folder_for_the_next(start: Start, fake: FakeLocalprox
     assert list(tunnels.iterdir()) == []
 
 
-def held(component: Component) -> tuple[int, int]:
-    """Its threads and descriptors."""
-    process = Path(f"/proc/{component.process.pid}")
-    return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
-
-
 def test_reconnections_pile_up_nothing(start: Start) -> None:
     """The SDK has a thread and two descriptors for each connection; one former one may still be there."""
     nucleus, component = start()
-    threads, descriptors = held(component)
+    threads, descriptors = held(component.process.pid)
     for _ in range(8):
         before = nucleus.connects
         nucleus.drop_connections()
         nucleus.wait_until(lambda before=before: nucleus.connects > before)  # type: ignore[misc]
         nucleus.wait_subscribed()
     deadline = time.monotonic() + 5
-    while held(component) > (threads + 1, descriptors + 2) and time.monotonic() < deadline:
+    while held(component.process.pid) > (threads + 1, descriptors + 2) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert held(component) <= (threads + 1, descriptors + 2)
+    assert held(component.process.pid) <= (threads + 1, descriptors + 2)
 
 
 def test_a_reconnection_without_descriptors(folder: Path) -> None:
@@ -145,10 +139,10 @@ def test_an_argument_that_the_locale_cannot_express(start: Start, fake: FakeLoca
     nucleus, component = start(
         component_options={"extra": ascii_only}, services={"SSH": 22, "WEB": "/run/caf\u00e9"}
     )
-    before = held(component)
+    before = held(component.process.pid)
     for _ in range(3):
         secret = token("stay")
         nucleus.notify(notification(secret, ("WEB",)))
         assert "'ascii' codec can't encode" in nucleus.wait_status("refused", secret)["reason"]
-    assert held(component) <= before
+    assert held(component.process.pid) <= before
     live(nucleus, fake)

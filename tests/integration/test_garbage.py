@@ -6,9 +6,9 @@ import json
 import random
 
 from integration.conftest import Start, live
+from standins.component import memory
 from standins.fake_localproxy import FakeLocalproxy, notification, token
 from standins.mutation import mutate_payload, mutate_value
-from standins.stage import private_memory
 from tunnel_agent.config import Configuration, ConfigurationError
 
 NOTIFICATIONS = 5000
@@ -29,18 +29,18 @@ def test_notifications(start: Start, fake: FakeLocalproxy) -> None:
         payload = mutate_payload(json.dumps(right).encode(), rng)
         if b"destination" not in payload:
             payloads.append(payload)
-    memory = 0.0
+    halfway = 0.0
     refused = "^WARNING tunnel refused: the notification cannot be read: "
     for burst in range(0, NOTIFICATIONS, BURST):
         for payload in payloads[burst : burst + BURST]:
             assert nucleus.notify(payload) == 1
         component.wait_line(refused, count=burst + BURST)
         if burst + BURST == NOTIFICATIONS // 2:
-            memory = private_memory(component.process.pid)
+            halfway = memory(component.process.pid)
     assert len(component.matching(refused)) == NOTIFICATIONS
     assert len(component.err) == NOTIFICATIONS
     assert not component.matching("dropped|unexpected|SecretPartSecretPartSecretPartSecretPartSecretPart")
-    assert private_memory(component.process.pid) < memory + MEMORY_TOLERANCE
+    assert memory(component.process.pid) < halfway + MEMORY_TOLERANCE
     assert len(fake.runs()) == 1
     live(nucleus, fake)
     assert component.stop() == 0

@@ -6,7 +6,7 @@ built-in one, and the figures printed:
     SOAK=1 tests/.venv/3.11/bin/python -m pytest -s tests/integration/test_soak.py
 
 Threads, descriptors and processes must be exactly as many at the end as after the first 20. Memory may be
-MEMORY_TOLERANCE more: the allocator's play, and the digests of 12 hours' tokens, some 200 bytes each.
+MEMORY_TOLERANCE more: the allocator's play, and the keys of 12 hours' tokens, some 200 bytes each.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import os
 from pathlib import Path
 
 from integration.conftest import Start
-from standins.component import descendants
+from standins.component import descendants, held, memory
 from standins.fake_localproxy import notification, token
-from standins.stage import Stage, private_memory, until
+from standins.stage import Stage, until
 
 FULL = bool(os.environ.get("SOAK"))
 FAKE_TUNNELS = 2000 if FULL else 300
@@ -28,12 +28,12 @@ MEMORY_TOLERANCE = 4.0  # MiB
 
 def figures(pid: int) -> dict[str, float]:
     """What may not pile up."""
-    process = Path(f"/proc/{pid}")
+    threads, descriptors = held(pid)
     return {
-        "threads": len(list((process / "task").iterdir())),
-        "descriptors": len(list((process / "fd").iterdir())),
+        "threads": threads,
+        "descriptors": descriptors,
         "processes": len(descendants(pid)),
-        "MiB": round(private_memory(pid), 2),
+        "MiB": round(memory(pid), 2),
     }
 
 
@@ -42,9 +42,9 @@ def look_alike(pid: int, first: dict[str, float], count: int) -> None:
 
     def problem() -> str:
         now = figures(pid)
-        memory = now["MiB"] > first["MiB"] + MEMORY_TOLERANCE
+        grown = now["MiB"] > first["MiB"] + MEMORY_TOLERANCE
         more = [key for key in first if key != "MiB" and now[key] != first[key]]
-        return f"after {count} tunnels {now}, after {FIRST} {first}" if more or memory else ""
+        return f"after {count} tunnels {now}, after {FIRST} {first}" if more or grown else ""
 
     until(problem, 5)
     print(f"\nafter {FIRST} tunnels {first}, after {count} {figures(pid)}")

@@ -178,3 +178,15 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def held(pid: int) -> tuple[int, int]:
+    """The threads and the descriptors of a process."""
+    process = Path(f"/proc/{pid}")
+    return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
+
+
+def memory(pid: int, kind: str = "Private") -> float:
+    """MiB of a process by smaps_rollup, such as ``Pss:``; without ``kind`` what it has to itself."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(kind)) / 1024

@@ -7,11 +7,11 @@ import contextlib
 import os
 import socket
 import threading
-from types import TracebackType
-from typing import Optional
+
+from standins.proxy_process import LocalService
 
 
-class LocalService:
+class MoodyService(LocalService):
     """An echo service on 127.0.0.1; an asynchronous context manager.
 
     Attributes:
@@ -20,55 +20,28 @@ class LocalService:
     """
 
     def __init__(self) -> None:
+        super().__init__(self._answer)
         self.mode = "echo"
-        self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> LocalService:
-        await self.up()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        await self.down()
 
     async def up(self) -> None:
-        """Listen, always on the same port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        """Listen again, on the same port."""
+        await self.__aenter__()
 
     async def down(self) -> None:
         """Stop listening, and end all connections."""
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.__aexit__()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            with contextlib.suppress(OSError):
-                if self.mode == "half-close":
-                    await reader.readexactly(1)
-                    writer.write(b"x" * 65536)
-                    writer.write_eof()
-                while data := await reader.read(16384):
-                    if self.mode != "half-close":
-                        writer.write(data)
-                        await writer.drain()
-                    if self.mode == "slow":
-                        await asyncio.sleep(0.01)
-        except (asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.mode == "half-close":
+            await reader.read(1)
+            writer.write(b"x" * 65536)
+            writer.write_eof()
+        while data := await reader.read(16384):
+            if self.mode != "half-close":
+                writer.write(data)
+                await writer.drain()
+            if self.mode == "slow":
+                await asyncio.sleep(0.01)
 
 
 def exchange(port: int, size: int, timeout: float) -> None:

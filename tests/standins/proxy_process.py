@@ -20,7 +20,6 @@ import re
 import sys
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Callable, Optional
 
 from standins.tunnel import Tunnel
@@ -115,12 +114,7 @@ class ProxyProcess:
         self._reader = asyncio.ensure_future(self._read()) if self._read_stderr else None
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
@@ -216,7 +210,7 @@ class LocalService:
     ) -> None:
         self.connections = 0
         self._handler = handler
-        self._host, self._port, self._path, self._limit = host, port, path, limit
+        self._host, self.port, self._path, self._limit = host, port, path, limit
         self._accepted: asyncio.Queue[LocalConnection] = asyncio.Queue()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -226,7 +220,7 @@ class LocalService:
         if self._path:
             return self._path
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
+        return f"{host}:{self.port}"
 
     async def accepted(self, timeout: float = 10) -> LocalConnection:
         """The next connection; raises TimeoutError."""
@@ -236,19 +230,15 @@ class LocalService:
         if self._path:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=self._limit)
         else:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=self._limit)
-            self._port = self._server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(self._serve, self._host, self.port, limit=self._limit)
+            self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
+        self._writers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Optional, Union
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -63,12 +62,7 @@ class RawPeer:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await hang_up(self.websocket)
 
     async def send(self, *messages: TunnelMessage) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Optional
 
 from websockets.exceptions import ConnectionClosed
@@ -127,12 +126,7 @@ class Source:
         self._reader = asyncio.ensure_future(self._read())
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for listener in self._listeners:
             listener.close()
         await self._peer.__aexit__(None, None, None)

@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from standins.component import Component, alive, descendants
+from standins.component import Component, alive, descendants, held, memory
 from standins.ledger import Ledger
-from standins.local_service import LocalService, exchange
+from standins.local_service import MoodyService, exchange
 from standins.loop_thread import LoopThread
 from standins.nucleus import Nucleus
 from standins.source import Source
@@ -79,7 +79,8 @@ class Stage:
             self._stack.callback(os.umask, os.umask(0))
         self.loop = self._stack.enter_context(LoopThread())
         self.service = self._stack.enter_context(self.loop.enter(TunnelingService(folder)))
-        self.local = self._stack.enter_context(self.loop.enter(LocalService()))
+        self.local = MoodyService()
+        self._stack.enter_context(self.loop.enter(self.local))
         self.base: dict[str, Any] = {
             "localproxyPath": "builtin",
             "tunnelingEndpoint": self.service.endpoint,
@@ -126,8 +127,7 @@ class Stage:
 
     def ready(self) -> None:
         """Wait until the agent serves."""
-        for operation in ("SubscribeToIoTCore", "SubscribeToConfigurationUpdate"):
-            self.nucleus.wait_subscribed(operation, TIMEOUT)
+        self.ready_again()
         self.component.wait_line("^INFO services: ", timeout=TIMEOUT)
         self.settle()
 
@@ -272,18 +272,18 @@ class Stage:
         pid = self.component.process.pid
         if len(processes := self.processes()) > 1:  # the watchdog
             return f"processes are left: {processes}"
-        now = (_count(f"/proc/{pid}/task"), _count(f"/proc/{pid}/fd"))
+        now = held(pid)
         self._idle = self._idle if any(self._idle) else now
         # The SDK's last connection before this one: its thread and two descriptors go with the next.
         if now[0] > self._idle[0] + 1 or now[1] > self._idle[1] + 2:
             return f"threads and descriptors are {now}, were {self._idle}"
         if len(folders := self._folders()) > 1:  # the next tunnel's
             return f"folders are left: {folders}"
-        memory = private_memory(pid)
-        self._memory = self._memory or memory
-        self.memory = max(self.memory, memory)
-        if memory > self._memory + MEMORY_TOLERANCE:
-            return f"memory is {memory:.1f} MiB, was {self._memory:.1f}"
+        private = memory(pid)
+        self._memory = self._memory or private
+        self.memory = max(self.memory, private)
+        if private > self._memory + MEMORY_TOLERANCE:
+            return f"memory is {private:.1f} MiB, was {self._memory:.1f}"
         return ""
 
     def _folders(self) -> list[str]:
@@ -303,16 +303,6 @@ class Stage:
         self._ledger.enter(self.component.take(), self.nucleus.status_events())
         del self.nucleus.requests[:known]  # a long run has many
         return self._ledger.open_ends()
-
-
-def _count(folder: str) -> int:
-    return len(list(Path(folder).iterdir()))
-
-
-def private_memory(pid: int) -> float:
-    """Of this process alone, in MiB."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) / 1024
 
 
 def mounts_work() -> bool:

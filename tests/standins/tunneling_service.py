@@ -18,7 +18,6 @@ import secrets
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Optional
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -104,12 +103,7 @@ class TunnelingService:
             self._servers.append(server)
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for tunnel in self.tunnels:
             await tunnel.close()
         for server in self._servers:
