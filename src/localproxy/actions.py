@@ -45,20 +45,20 @@ class Connection:
 
 
 class _Act:
-    """What two kinds of action have in common: equal by what they say."""
+    """What all kinds of action have in common: equal by what they say."""
 
-    __slots__ = ("_said",)
-
-    def __init__(self, *said: object) -> None:
-        self._said = said
+    __slots__: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._said == getattr(other, "_said", None)
+        return type(self) is type(other) and self._said() == other._said()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}{self._said}"
+        return f"{type(self).__name__}{self._said()}"
+
+    def _said(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
 
 
 class Open(_Act):
@@ -67,7 +67,6 @@ class Open(_Act):
     __slots__ = ("connection",)
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
         self.connection = connection
 
 
@@ -77,7 +76,6 @@ class Write(_Act):
     __slots__ = ("connection", "payload")
 
     def __init__(self, connection: Connection, payload: Data) -> None:
-        super().__init__(connection, payload)
         self.connection = connection
         self.payload = payload
 
@@ -88,7 +86,6 @@ class Close(_Act):
     __slots__ = ("connection",)
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
         self.connection = connection
 
 
@@ -98,7 +95,6 @@ class Reply(_Act):
     __slots__ = ("message",)
 
     def __init__(self, message: Message) -> None:
-        super().__init__(message)
         self.message = message
 
 
@@ -108,5 +104,4 @@ class Warn(_Act):
     __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
         self.text = text

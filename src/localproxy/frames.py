@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_FRAME_PAYLOAD = 131076
 """Bytes that one frame may carry, either way (protocol, "WebSocket layer")."""
 
+_MAX_HEADER = 10
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA, NO_STATUS, TOO_BIG = 1000, 1001, 1002, 1003, 1005, 1009
@@ -43,7 +44,9 @@ class FrameParser:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # What there is of a header, or of a control frame's payload, that is cut off.
+        self._header = bytearray()
+        self._control = bytearray()
         self._opcode = BINARY
         # Bytes of the current frame that are still to come; 0 before a header.
         self._remaining = 0
@@ -55,55 +58,39 @@ class FrameParser:
         Raises FrameError; nothing may be fed after that.
         """
         position = 0
-        while True:
-            if self._remaining and self._opcode == BINARY:
-                piece = data[position : position + self._remaining]
-                position += len(piece)
-                self._remaining -= len(piece)
+        while position < len(data):
+            if not self._remaining:
+                position += self._take_header(data[position : position + _MAX_HEADER])
+                if self._header:
+                    return
+            piece = data[position : position + self._remaining]
+            position += len(piece)
+            self._remaining -= len(piece)
+            if self._opcode == BINARY:
                 if piece:
                     yield BINARY, piece
-                if self._remaining:
-                    return
                 continue
-            if position == len(data):
-                return
-            # A header or a control frame may be cut anywhere: collect as many bytes as it needs.
-            wanted = self._wanted()
-            missing = wanted - len(self._buffer)
-            piece = data[position : position + missing]
-            position += len(piece)
-            self._buffer += piece
-            if len(piece) < missing:
-                return
-            if self._wanted() > wanted:
-                continue
-            if self._remaining == 0:
-                self._header()
-                if self._opcode == BINARY or self._remaining:
-                    continue
-            payload = bytes(self._buffer)
-            self._buffer.clear()
-            self._remaining = 0
-            yield self._opcode, payload
+            self._control += piece
+            if not self._remaining:
+                payload = bytes(self._control)
+                self._control.clear()
+                yield self._opcode, payload
 
-    def _wanted(self) -> int:
-        """How many bytes the buffer must hold before the next step."""
-        if self._remaining:
-            return self._remaining
-        if len(self._buffer) < 2:
-            return 2
-        return 2 + {126: 2, 127: 8}.get(self._buffer[1] & 0x7F, 0)
-
-    def _header(self) -> None:
-        """Take the complete header in the buffer."""
-        first, second = self._buffer[0], self._buffer[1] & 0x7F
-        length = int.from_bytes(self._buffer[2:], "big") if second > 125 else second
+    def _take_header(self, data: Data) -> int:
+        """Take the header that begins or goes on with `data`; how many bytes of that belong to it."""
+        head = self._header + data
+        size = 2 + {126: 2, 127: 8}.get(head[1] & 0x7F, 0) if len(head) > 1 else 2
+        if len(head) < size:
+            self._header = head
+            return len(data)
+        taken = size - len(self._header)
+        self._header.clear()
+        first, second = head[0], head[1] & 0x7F
+        length = int.from_bytes(head[2:size], "big") if second > 125 else second
         opcode, final = first & 0x0F, bool(first & 0x80)
-        masked = self._buffer[1] & 0x80
-        self._buffer.clear()
         if first & 0x70:
             raise FrameError(PROTOCOL_ERROR, "a frame with reserved bits, though no extension was agreed on")
-        if masked:
+        if head[1] & 0x80:
             raise FrameError(PROTOCOL_ERROR, "a masked frame")
         if opcode in (CLOSE, PING, PONG):
             if length > 125 or not final:
@@ -121,6 +108,7 @@ class FrameParser:
         else:
             raise FrameError(PROTOCOL_ERROR, f"a frame with the reserved opcode {opcode}")
         self._remaining = length
+        return taken
 
 
 def serialize(opcode: int, payload: Data) -> bytes:

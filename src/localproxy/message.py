@@ -18,12 +18,12 @@ from __future__ import annotations
 from enum import IntEnum
 
 from .protobuf import (
-    read_bytes,
+    MessageError,
     read_tag,
-    read_text,
     read_varint,
     signed,
     skip,
+    text,
     text_field,
     varint,
 )
@@ -165,9 +165,9 @@ class Decoder:
             position = self._complete(data)
             if position < 0:
                 return
-            message = bytes(memoryview(self._buffer)[2:])
-            self._buffer.clear()
-            yield decode(message)
+            body: Data = memoryview(self._buffer)[2:]
+            self._buffer = bytearray()
+            yield decode(body)
         while len(data) - position >= 2:
             end = position + 2 + (data[position] << 8 | data[position + 1])
             if end > len(data):
@@ -195,29 +195,39 @@ def decode(data: Data) -> Message:
     services: list[str] = []
     position, end = 0, len(data)
     while position < end:
-        tag, position = read_tag(data, position)
-        # Fields are told apart by number and wire type together.
-        if tag == 0x08:
+        # A tag or a number takes one byte mostly: then no call, which is half of the time.
+        tag = data[position]
+        if 0x08 <= tag < 0x80:
+            position += 1
+        else:
+            tag, position = read_tag(data, position)
+        if tag & 5:  # of the wire types only a number (0) and bytes (2) have neither bit
+            position = skip(data, position, tag, 0)
+            continue
+        value = data[position] if position < end else 0x80
+        if value < 0x80:
+            position += 1
+        else:
             value, position = read_varint(data, position)
+        # Fields are told apart by number and wire type together.
+        if tag & 2:
+            start, position = position, position + value
+            if position > end:
+                raise MessageError("a field is longer than its message")
+            if tag == 0x22:
+                message.payload = data[start:position]
+            elif tag == 0x2A:
+                message.service_id = text(data[start:position])
+            elif tag == 0x32:
+                services.append(text(data[start:position]))
+        elif tag == 0x08:
             message.type = signed(value)
         elif tag == 0x10:
-            value, position = read_varint(data, position)
             message.stream_id = signed(value)
-        elif tag == 0x22:
-            message.payload, position = read_bytes(data, position)
-        elif tag == 0x2A:
-            message.service_id, position = read_text(data, position)
         elif tag == 0x38:
-            value, position = read_varint(data, position)
             message.connection_id = value & 0xFFFFFFFF
         elif tag == 0x18:
-            value, position = read_varint(data, position)
             message.ignorable = value != 0
-        elif tag == 0x32:
-            text, position = read_text(data, position)
-            services.append(text)
-        else:
-            position = skip(data, position, tag, 0)
     if services:
         message.available_service_ids = tuple(services)
     return message

@@ -43,11 +43,14 @@ def signed(value: int) -> int:
     return value - 0x100000000 if value & 0x80000000 else value
 
 
+def text(raw: Data) -> str:
+    try:
+        return str(raw, "utf-8")
+    except UnicodeDecodeError:
+        raise MessageError("a service id is not UTF-8") from None
+
+
 def read_tag(data: Data, position: int) -> tuple[int, int]:
-    # The usual case at once: a field number below 16.
-    first = data[position] if position < len(data) else 0x80
-    if 8 <= first < 0x80:
-        return first, position + 1
     tag, after = read_varint(data, position)
     if tag > 0xFFFFFFFF or after - position > 5:
         raise MessageError("a field number is out of range")
@@ -59,9 +62,6 @@ def read_tag(data: Data, position: int) -> tuple[int, int]:
 def read_varint(data: Data, position: int) -> tuple[int, int]:
     value = shift = 0
     try:
-        # Most are below 128.
-        if data[position] < 0x80:
-            return data[position], position + 1
         while shift < 70:
             byte = data[position]
             position += 1
@@ -74,31 +74,17 @@ def read_varint(data: Data, position: int) -> tuple[int, int]:
     raise MessageError("a number is cut off or too long")
 
 
-def read_bytes(data: Data, position: int) -> tuple[Data, int]:
-    length, position = read_varint(data, position)
-    end = position + length
-    if end > len(data):
-        raise MessageError("a field is longer than its message")
-    return data[position:end], end
-
-
-def read_text(data: Data, position: int) -> tuple[str, int]:
-    raw, position = read_bytes(data, position)
-    try:
-        return str(raw, "utf-8"), position
-    except UnicodeDecodeError:
-        raise MessageError("a service id is not UTF-8") from None
-
-
 def skip(data: Data, position: int, tag: int, depth: int) -> int:
     """Where the field that is not in the schema ends."""
     wire_type = tag & 7
     if wire_type == _VARINT:
         return read_varint(data, position)[1]
-    if wire_type == _BYTES:
-        return read_bytes(data, position)[1]
-    if wire_type in (_FIXED32, _FIXED64):
-        position += 4 if wire_type == _FIXED32 else 8
+    if wire_type in (_BYTES, _FIXED32, _FIXED64):
+        if wire_type == _BYTES:
+            length, position = read_varint(data, position)
+        else:
+            length = 4 if wire_type == _FIXED32 else 8
+        position += length
         if position > len(data):
             raise MessageError("a field is longer than its message")
         return position

@@ -113,19 +113,20 @@ class TlsLayer:
 
         The view is of a buffer that the next call uses again.
         """
-        self._incoming.write(data)
+        incoming = self._incoming
+        incoming.write(data)
         # No more plaintext than ciphertext, what was left of the last call included, ever comes out.
-        most = self._incoming.pending + _RECORD
+        most = incoming.pending + _RECORD
         if len(self._plain) < most:
             self._plain = memoryview(bytearray(most))
         plain, read = self._plain, self._tls.read
         end = 0
         try:
-            # One record at a time, that is sixty times a mebibyte.
+            # One whole record at a time, that is sixty times a mebibyte.
             while count := read(_RECORD, plain[end:]):
                 end += count  # type: ignore[operator]
                 # Asking in vain costs an exception; a record that is cut off has left the buffer too.
-                if not self._incoming.pending and not self._tls.pending():
+                if not incoming.pending:
                     return plain[:end], False
             return plain[:end], True
         except ssl.SSLWantReadError:
