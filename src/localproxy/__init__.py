@@ -5,7 +5,7 @@ starts it. The rooms, from the wire inwards:
 
     command_line, destinations, web_proxy  arguments and environment (pure)
     log                                    lines on stderr
-    loop, dial, kernel                     one thread's event loop; connecting; questions to the kernel
+    loop, dial, kernel                     one thread's event loop; connecting; a socket and the kernel
     tls, channel                           TLS layers over a socket
     upgrade, frames                        the WebSocket client: handshake and frames (pure)
     protobuf, message                      tunnel messages to bytes and back (pure)

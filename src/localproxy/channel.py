@@ -10,7 +10,7 @@ import errno
 import socket
 from mmap import mmap
 
-from .kernel import unacknowledged_for
+from .kernel import send_queue, unacknowledged_for
 from .loop import READ, WRITE, wait
 from .tls import TlsLayer
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .loop import Loop
-    from .tls import Data
+    from .message import Data
 
 # What one read takes; shared, for nothing stays in it. Its pages cost nothing until bytes arrive in them.
 _received = memoryview(mmap(-1, 256 * 1024))
-_SEND = 256 * 1024
 _KEPT_BLOCK = 1024 * 1024
 
 
@@ -83,13 +82,7 @@ class Channel:
 
     def flush(self) -> None:
         """Send more of what is pending. Raises OSError where the connection is lost."""
-        while self._outgoing:
-            with memoryview(self._outgoing) as view, view[:_SEND] as piece:
-                try:
-                    sent = self._sock.send(piece)
-                except BlockingIOError:
-                    return
-            del self._outgoing[:sent]
+        send_queue(self._sock, self._outgoing)
 
     def read(self) -> tuple[Data, bool]:
         """What has arrived, and whether that was the last. Raises OSError.

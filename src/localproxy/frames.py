@@ -16,9 +16,8 @@ from importlib.machinery import PathFinder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Union
 
-    Data = Union[bytes, memoryview]
+    from .message import Data
 
 MAX_FRAME_PAYLOAD = 131076
 """Bytes that one frame may carry, either way (protocol, "WebSocket layer")."""

@@ -1,6 +1,6 @@
-"""What the kernel knows about a TCP connection, beyond what its socket says (Linux).
+"""A socket and the kernel: what it takes now, and what it knows beyond what the socket says (Linux).
 
-What lives here: two questions to the kernel. What must not: what follows from the answers.
+What must not live here: what follows from that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,18 @@ import termios
 
 # Where struct tcp_info keeps these (linux/tcp.h).
 _RETRANSMITS, _LAST_ACK_MS = 2, 56
+_SEND = 256 * 1024
+
+
+def send_queue(sock: socket.socket, queue: bytearray) -> None:
+    """Send what can be sent now, and take it out of the queue. Raises OSError."""
+    while queue:
+        with memoryview(queue) as view, view[:_SEND] as piece:
+            try:
+                sent = sock.send(piece)
+            except BlockingIOError:
+                return
+        del queue[:sent]
 
 
 def unacknowledged(sock: socket.socket) -> int:

@@ -16,7 +16,7 @@ import time
 from mmap import mmap
 
 from .dial import connect_host, connect_unix
-from .kernel import unacknowledged
+from .kernel import send_queue, unacknowledged
 from .loop import READ, WRITE, sleep
 from .message import MAX_PAYLOAD
 
@@ -50,7 +50,6 @@ FLUSH_PATIENCE = 30.0
 
 LINGER_PATIENCE = 5.0
 MAX_PIECES = 64
-_SEND = 256 * 1024
 # One frame's worth: two messages with full payloads. Shared, for nothing stays in it; its pages cost
 # nothing until bytes arrive in them.
 _received = memoryview(mmap(-1, 2 * MAX_PAYLOAD))
@@ -200,18 +199,10 @@ class LocalConnection:
         if not self._sock:
             return
         before = len(self._queue)
-        while self._queue:
-            with memoryview(self._queue) as view, view[:_SEND] as piece:
-                try:
-                    sent = self._sock.send(piece)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    sent = -1
-            if sent < 0:
-                self._stop_writing()
-            else:
-                del self._queue[:sent]
+        try:
+            send_queue(self._sock, self._queue)
+        except OSError:
+            self._stop_writing()
         if len(self._queue) < before:
             self._progress = True
             self._owner.local_written()

@@ -15,9 +15,7 @@ import ssl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
-
-    Data = Union[bytes, memoryview]
+    from .message import Data
 
 _RECORD = 16 * 1024
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
