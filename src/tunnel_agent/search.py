@@ -182,7 +182,8 @@ def _trial(
         output = None
     finally:
         if process.returncode is None:
-            _kill_group(process)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         watch(process.pid, False)
         process.stdout.close()
     if output is None:
@@ -210,8 +211,3 @@ def _read_help(pipe: int) -> Optional[str]:
             break
         output += chunk
     return output.decode(errors="replace")
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_SECONDS = 30.0  # the SDK's 10 are too few on a slow device that is starting up
 _ANSWER_SECONDS = 10.0
 _DESCRIPTORS = 8  # more than a connection takes
+_HANG_UPS = 5  # in a row, over some seconds: no mishap any more
 _LASTING_SECONDS = 60.0  # a subscription that ended after this long is opened again at once
 
 # What an operation may raise when the nucleus cannot do it now, or not at all. An error that the SDK has no
@@ -105,6 +106,7 @@ class Session:
         self._lifecycle: Optional[_Lifecycle] = None
         self._lost_at = time.monotonic()
         self._reconnecting = False
+        self._hang_ups = 0  # of the nucleus, in a row, on a component that connects
 
     # From any thread.
 
@@ -218,13 +220,20 @@ class Session:
             self._on_gone("the nucleus refuses this component's token (the variable SVCUID)")
             return
         except FAILURES as error:
-            if time.monotonic() - self._lost_at < self.retry_seconds:
+            hung_up = getattr(error, "name", "") == "AWS_IO_SOCKET_CLOSED"
+            self._hang_ups = self._hang_ups + 1 if hung_up else 0
+            if self._hang_ups == 1:
+                self._connect.backoff.reset()  # it is back, so do not wait any longer to be sure
+            if time.monotonic() - self._lost_at < self.retry_seconds and self._hang_ups < _HANG_UPS:
                 raise
             self._on_gone(
-                f"the nucleus cannot be reached at {self._socket_path} (the variable "
+                "the nucleus hangs up, as lite does on a token (the variable SVCUID) that it does not know"
+                if hung_up
+                else f"the nucleus cannot be reached at {self._socket_path} (the variable "
                 f"AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT): {said(error)}"
             )
             return
+        self._hang_ups = 0
         self.client = client
         self._lifecycle = lifecycle
         self._free_former()

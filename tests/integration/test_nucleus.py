@@ -51,12 +51,19 @@ def test_no_nucleus_at_start(stopped: Nucleus, folder: Path) -> None:
     assert "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT" in line
 
 
-def test_a_token_that_is_refused_at_start(start: Start) -> None:
+REFUSED = {
+    False: "ERROR the nucleus refuses this component's token (the variable SVCUID)",
+    True: "ERROR the nucleus hangs up, as lite does on a token (the variable SVCUID) that it does not know",
+}
+
+
+@pytest.mark.parametrize("lite", [False, True])
+def test_a_token_that_is_refused_at_start(start: Start, lite: bool) -> None:
     _, component = start(
-        component_options={"extra": {"SVCUID": "another-token-0123456789"}}, prepare=lambda _: None
+        {"lite": lite}, {"extra": {"SVCUID": "another-token-0123456789"}}, prepare=lambda _: None
     )
     assert component.wait() == 1
-    assert component.lines == ["ERROR the nucleus refuses this component's token (the variable SVCUID)"]
+    assert component.lines == [REFUSED[lite]]
 
 
 @pytest.mark.parametrize("lite", [False, True])
@@ -160,15 +167,31 @@ def test_what_happens_while_the_connection_is_lost_is_published_later(
     nucleus.wait_status("timedOut")
 
 
-def test_a_restarted_nucleus_that_refuses_the_old_token(start: Start, fake: FakeLocalproxy) -> None:
-    """Only a fresh start of the component helps; the tunnels end with it."""
-    nucleus, component = start()
+@pytest.mark.parametrize("lite", [False, True])
+def test_a_restarted_nucleus_that_refuses_the_old_token(
+    start: Start, fake: FakeLocalproxy, lite: bool
+) -> None:
+    """Only a fresh start of the component helps; the tunnels end with it. Lite is asked for some seconds."""
+    nucleus, component = start({"lite": lite})
     run = live(nucleus, fake)
     nucleus.token = "another-token-0123456789"
     nucleus.drop_connections()
-    assert component.wait() == 1
-    component.wait_line("^ERROR the nucleus refuses this component's token")
+    assert component.wait(15) == 1
+    assert component.lines[-1] == REFUSED[lite]
     assert not alive(run["pid"])
+
+
+def test_a_nucleus_that_hangs_up_now_and_then(start: Start, fake: FakeLocalproxy) -> None:
+    """While it starts it may; that alone ends nothing."""
+    nucleus, component = start({"lite": True})
+    token, nucleus.token = nucleus.token, "another-token-0123456789"
+    connects = nucleus.connects
+    nucleus.drop_connections()
+    nucleus.wait_until(lambda: nucleus.connects >= connects + 3)
+    nucleus.token = token
+    nucleus.wait_subscribed()
+    live(nucleus, fake)
+    assert component.stop() == 0
 
 
 def test_a_nucleus_that_stays_away(start: Start, fake: FakeLocalproxy) -> None:

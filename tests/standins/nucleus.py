@@ -317,6 +317,8 @@ class Nucleus:
                 self._changed.notify_all()
             if stalled:
                 return
+            if self._lite and not accepted:
+                raise ConnectionRefusedError  # it hangs up without an answer
             connection.send(Message(MessageType.CONNECT_ACK, flags=CONNECTION_ACCEPTED if accepted else 0))
         elif message.message_type is MessageType.APPLICATION_MESSAGE:
             if message.flags & TERMINATE_STREAM:
