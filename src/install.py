@@ -34,6 +34,11 @@ VENV = Path("venv")
 PYTHON = Path("bin/python3")  # in an environment
 MADE_FROM = Path("made-from.json")  # in an environment; written last, when it is complete
 NO_ROOM = os.strerror(errno.ENOSPC)
+# A wheel of pip runs as it is. It would use distutils with Python 3.9, which Debian packages by itself.
+RUN_WHEEL = (
+    "import runpy, sys, sysconfig; sysconfig._PIP_USE_SYSCONFIG = True; sys.path[0] = sys.argv.pop(1); "
+    "runpy.run_module('pip', run_name='__main__')"
+)
 PROGRAM = "import tunnel_agent.agent, tunnel_agent.nucleus, localproxy.__main__"
 
 
@@ -199,7 +204,7 @@ def find_pip(new: Path, has_pip: bool) -> list[str]:
     """The command of the pip in ``wheels/``, or else the system's, or else ensurepip's."""
     python = str(new / PYTHON)
     for wheel in sorted(WHEELS.glob("pip-*.whl"), reverse=True):
-        return [python, f"{wheel}/pip"]  # a wheel of pip runs as it is
+        return [python, "-c", RUN_WHEEL, str(wheel)]
     if not has_pip and run([python, "-m", "ensurepip"]).returncode != 0:
         fail(
             f"{Path(sys.executable).resolve()} has no pip to install the requirements with: "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from standins.small_component import SmallComponent, environment, install, tiny_wheel, version_in
-from standins.system_python import SystemPython, interpreters
+from standins.system_python import SystemPython, interpreters, pip_wheel
 
 SUPPORTED = [f"3.{minor}" for minor in range(9, 14)]
 READY = "INFO virtual environment ready after"
@@ -62,6 +62,19 @@ def test_a_python_with_half_a_standard_library_is_one_line(
     done = install(component, work, environment(python))
     assert "lacks a part of its standard library (No module named 'subprocess')" in done.stdout
     assert "apt-get install python3" in done.stdout
+
+
+def test_wheels_are_enough_without_distutils(component: SmallComponent, work: Path, tmp_path: Path) -> None:
+    """Debian 11 has it in a package of its own, which nothing else needs."""
+    base = interpreters().get("3.9")
+    if base is None:
+        pytest.skip("no Python 3.9 on this machine")
+    component.add_wheel()
+    if pip_wheel(component.wheels) is None:
+        pytest.skip("no wheel of pip: apt-get install python3-venv")
+    python = SystemPython(tmp_path / "usr", base, without=["distutils", "ensurepip", "venv"])
+    assert READY in install(component, work, environment(python)).stdout
+    assert version_in(work) == "1.0"
 
 
 def test_a_python_that_was_removed_is_replaced_by_another(
