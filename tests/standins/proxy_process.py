@@ -211,7 +211,7 @@ class LocalService:
         self.connections = 0
         self._handler = handler
         self._host, self.port, self._path, self._limit = host, port, path, limit
-        self._accepted: asyncio.Queue[LocalConnection] = asyncio.Queue()
+        self._accepted: asyncio.Queue[LocalConnection]
         self._writers: list[asyncio.StreamWriter] = []
 
     @property
@@ -227,6 +227,7 @@ class LocalService:
         return await asyncio.wait_for(self._accepted.get(), timeout)
 
     async def __aenter__(self) -> LocalService:
+        self._accepted = asyncio.Queue()  # with Python 3.9 it belongs to the loop that runs
         if self._path:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=self._limit)
         else:
