@@ -20,6 +20,7 @@ import yaml
 from standins.deployment import PROJECT, Build, Deployment, build, stop
 from standins.namespaces import namespace
 from standins.nucleus import Nucleus
+from standins.stage import until
 
 TIMEOUT = 120.0
 GROUNDS = ["gdk-config.json", "recipe.yaml", "requirements.txt", "README.md", "LICENSE", "src"]
@@ -153,11 +154,15 @@ def test_a_device_without_network_installs_and_runs_the_archive(folder: Path) ->
 
 def start_to_subscribed(deployment: Deployment, nucleus: Nucleus, variables: dict[str, str]) -> float:
     """Run the component until it is subscribed; returns the seconds that took."""
+    log = deployment.root / "log"
     started = time.monotonic()
-    component = deployment.start(variables, subprocess.DEVNULL)
+    with log.open("wb") as output:
+        component = deployment.start(variables, output)
     try:
         nucleus.wait_subscribed()
         taken = time.monotonic() - started
+        # The trial of a localproxy goes on; the watchdog would end it, but after the component's end.
+        until(lambda: "" if b"INFO services: " in log.read_bytes() else "no localproxy was chosen", TIMEOUT)
     finally:
         code = stop(component)
     assert code == 0
