@@ -126,16 +126,12 @@ class Contestant:
             taken.append((int.from_bytes(os.read(self._started, 8), "big") - start) / 1e6)
         return taken
 
-    def private_memory(self) -> float:
-        """Of this process alone, in MiB."""
-        return memory(self.process.pid)
-
     def memory_per_tunnel(self) -> float:
         """What a live tunnel adds to this process's private memory (KiB), its localproxy not counted."""
-        before = self.private_memory()
+        before = memory(self.process.pid)
         self.behave("exec sleep 20")  # ends by itself, as the article's way ends nothing
         self.notify(BURST)
-        return (self.private_memory() - before) * 1024 / BURST
+        return (memory(self.process.pid) - before) * 1024 / BURST
 
     def wakeups(self, seconds: float) -> float:
         """How often its threads woke up in a second."""
@@ -227,7 +223,7 @@ def percentile(values: list[float], percent: int) -> float:
 def main() -> None:
     """Run everything, the two in turn."""
     with contestants() as both:
-        idle_memory = {name: contestant.private_memory() for name, contestant in both.items()}
+        idle_memory = {name: memory(contestant.process.pid) for name, contestant in both.items()}
         wakeups = {name: contestant.wakeups(5) for name, contestant in both.items()}
         single: dict[str, list[float]] = {name: [] for name in both}
         burst: dict[str, list[float]] = {name: [] for name in both}

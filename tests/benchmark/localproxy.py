@@ -31,7 +31,7 @@ _TESTS = Path(__file__).resolve().parent.parent
 _SOURCES = _TESTS.parent / "src"
 sys.path.insert(0, str(_TESTS))
 
-from standins.component import memory  # noqa: E402
+from standins.component import memory, peak  # noqa: E402
 from standins.tunnel import Tunnel  # noqa: E402
 from standins.tunnel_message import (  # noqa: E402
     MAX_FRAME,
@@ -138,11 +138,6 @@ class Proxy:
             self.process.kill()
         await self.process.wait()
         await self.tunnel.destination.wait_gone()
-
-    def peak(self) -> float:
-        """MiB resident at most so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     def cpu(self) -> float:
         """Seconds of CPU so far, user and system, from the scheduler's own count."""
@@ -267,13 +262,13 @@ async def measure(
         await round_trip(proxy, candidate)
     async with Proxy(candidate, service, port, folder) as proxy:
         await to_source(proxy, candidate, size)
-        candidate.add("device to source, peak resident MiB", proxy.peak())
+        candidate.add("device to source, peak resident MiB", peak(proxy.process.pid))
     async with Proxy(candidate, service, port, folder) as proxy:
         await to_device(proxy, candidate, size, limited=True)
     async with Proxy(candidate, service, port, folder) as proxy:
         await to_device(proxy, candidate, size, limited=False)
         if proxy.process.returncode is None:
-            candidate.add("source to device, peak resident MiB", proxy.peak())
+            candidate.add("source to device, peak resident MiB", peak(proxy.process.pid))
 
 
 async def many(candidate: Candidate, service: TunnelingService, port: int, folder: Path) -> None:

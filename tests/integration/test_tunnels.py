@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from integration.conftest import Start, gone, live
-from standins.component import alive, descendants
+from standins.component import alive, descendants, held
 from standins.fake_localproxy import FakeLocalproxy, notification, token
 
 
@@ -113,17 +113,15 @@ def test_twenty_notifications_at_once(start: Start, fake: FakeLocalproxy) -> Non
 def test_many_short_tunnels_end_promptly(start: Start) -> None:
     """None of their ends goes unnoticed, and nothing is left of them."""
     nucleus, component = start(maxConcurrentTunnels=5)
-    threads = Path(f"/proc/{component.process.pid}/task")
-    descriptors = Path(f"/proc/{component.process.pid}/fd")
     children = len(descendants(component.process.pid))
-    live_before = len(list(threads.iterdir())), len(list(descriptors.iterdir()))
+    held_before = held(component.process.pid)
     for _ in range(15):
         secrets = [token("exit"), token("fail"), token("orphan")]
         for secret in secrets:
             nucleus.notify(notification(secret))
         for secret, event in zip(secrets, ("closed", "failed", "closed")):
             nucleus.wait_status(event, secret, timeout=3)
-    assert (len(list(threads.iterdir())), len(list(descriptors.iterdir()))) == live_before
+    assert held(component.process.pid) == held_before
     assert len(descendants(component.process.pid)) == children
 
 

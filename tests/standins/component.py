@@ -190,3 +190,9 @@ def memory(pid: int, kind: str = "Private") -> float:
     """MiB of a process by smaps_rollup, such as ``Pss:``; without ``kind`` what it has to itself."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(kind)) / 1024
+
+
+def peak(pid: int) -> float:
+    """MiB that a process had resident at most so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

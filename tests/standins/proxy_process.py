@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from standins.component import peak
 from standins.tunnel import Tunnel
 from standins.tunneling_service import TunnelingService
 
@@ -153,8 +154,7 @@ class ProxyProcess:
     @property
     def resident(self) -> float:
         """MiB at most so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return peak(self.process.pid)
 
     async def _read(self) -> None:
         stream = asyncio.StreamReader(1 << 20)
