@@ -19,6 +19,9 @@ class Inbox(Generic[Item]):
 
     The locks of ``queue.Queue`` are felt in a tunnel's start; on Python 3.9 and 3.10 ``SimpleQueue.get()``
     may wait for ever in spite of its timeout.
+
+    Raises:
+        OSError: there is no descriptor left.
     """
 
     def __init__(self) -> None:

@@ -184,11 +184,11 @@ def test_a_restarted_nucleus_that_refuses_the_old_token(
 def test_a_nucleus_that_hangs_up_now_and_then(start: Start, fake: FakeLocalproxy) -> None:
     """While it starts it may; that alone ends nothing."""
     nucleus, component = start({"lite": True})
-    token, nucleus.token = nucleus.token, "another-token-0123456789"
+    known, nucleus.token = nucleus.token, "another-token-0123456789"
     connects = nucleus.connects
     nucleus.drop_connections()
     nucleus.wait_until(lambda: nucleus.connects >= connects + 3)
-    nucleus.token = token
+    nucleus.token = known
     nucleus.wait_subscribed()
     live(nucleus, fake)
     assert component.stop() == 0
